@@ -1,0 +1,34 @@
+"""What can go wrong on our side. An upstream's 4xx or 5xx is no error of ours: it passes through.
+
+ParityError
+├── SettingsError        the configuration file or the environment; names the key and the fix
+├── FeedError            the transport between relay and monitor: a frame that cannot be read
+├── LedgerError          the durable record cannot be read or written
+└── SupervisorError      a child process that will not stay up
+"""
+
+from __future__ import annotations
+
+
+class ParityError(Exception):
+    """Base of every error of the proxy; str() is one line for a person."""
+
+
+class SettingsError(ParityError):
+    """The configuration does not say what must be known. `problems` has one line each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class FeedError(ParityError):
+    """A frame on the feed that is not one of ours, or past its bound."""
+
+
+class LedgerError(ParityError):
+    """The ledger is of another version, corrupt, locked, or its disk is full."""
+
+
+class SupervisorError(ParityError):
+    """A child process of `parity serve` could not be kept up."""

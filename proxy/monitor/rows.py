@@ -1,0 +1,152 @@
+"""What the ledger keeps, and the two seams inside the monitor: `Ledger` (durable) and `MonitorView` (for people).
+
+One `LedgerRow` per sampled exchange (and per planted needle), written in sampling order. Evidence is a fold over
+`LedgerRow.observation()`; nothing that decides anything lives outside these rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal, Protocol
+
+from scorers.judge import Verdict
+from scorers.records import Arm, Disposition, Observation, Reason, Stratum
+
+
+class Ineligible(StrEnum):
+    """Why a sampled exchange is never scored. A closed set: it labels metrics."""
+
+    PATH = "path"  # not chat completions, not completions
+    METHOD = "method"
+    BAD_REQUEST = "bad_request"  # the body is not a JSON object that we can read
+    CONTENT_CODING = "content_coding"
+    CLIENT_ERROR = "client_error"  # the candidate answered 4xx: the request was wrong
+    CLIENT_CLOSED = "client_closed"
+    SAMPLED_NOT_REPLAYED = "sampled_not_replayed"  # temperature above 0 and the replay coin said no
+    PROMPT_TOO_LONG = "prompt_too_long"
+    UNSUPPORTED = "unsupported"  # several prompts, beam search, echo, audio
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """One score of one row: a number, or the reason for none."""
+
+    arm: Arm
+    name: str
+    value: float | None
+    reason: Reason | None
+    explanation: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PairBodies:
+    """The raw bodies behind a row, already redacted and cut to their bound, for reading failures."""
+
+    request: bytes
+    candidate: bytes
+    reference: bytes
+    control: bytes | None = None  # the reference's second run, on noise pairs
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """One sampled exchange or one probe, closed. `position` is the sampling order and the primary key.
+
+    Units:  *_unix_s seconds since the epoch, other *_s seconds.
+    """
+
+    position: int
+    epoch: int
+    id: str
+    worker: str
+    sequence: int
+    kind: Literal["live", "probe"]
+    sampled_unix_s: float
+    disposition: Disposition
+    reason: str | None
+    stratum: Stratum | None
+    path: str = ""
+    status: int = 0
+    outcome: str = ""
+    duration_s: float = 0.0
+    first_byte_s: float | None = None
+    prompt_tokens: int | None = None
+    reference_prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    scores: tuple[ScoreRow, ...] = ()
+    bodies: PairBodies | None = None
+
+    def observation(self) -> Observation:
+        """The row as evidence sees it."""
+        sides: dict[str, dict[str, float | Reason]] = {"candidate": {}, "noise": {}}
+        for score in self.scores:
+            number = score.value if score.value is not None else score.reason
+            assert number is not None, f"{score.name}: neither value nor reason"
+            sides[score.arm][score.name] = number
+        return Observation(
+            position=self.position,
+            kind=self.kind,
+            disposition=self.disposition,
+            reason=self.reason,
+            stratum=self.stratum,
+            candidate=sides["candidate"],
+            noise=sides["noise"],
+        )
+
+
+class Ledger(Protocol):
+    """The durable record. Calls block (run them off the event loop); each raises LedgerError."""
+
+    def open_epoch(self, contract: Mapping[str, Any], reason: str, at_unix_s: float) -> int:
+        """The number of a new epoch, or of the latest one when its contract is equal."""
+        ...
+
+    def next_position(self) -> int:
+        """One past the highest position ever written."""
+        ...
+
+    def append(self, rows: Sequence[LedgerRow]) -> None:
+        """All rows durable, in one transaction, in rising position."""
+        ...
+
+    def event(self, kind: str, detail: Mapping[str, Any], at_unix_s: float) -> None:
+        """An operator's act or a change of state: reset, pause, resume, breaker."""
+        ...
+
+    def observations(self, epoch: int) -> Iterator[Observation]:
+        """Every row of an epoch in rising position, streamed."""
+        ...
+
+    def pairs(self, *, limit: int, before: int | None, score: str | None, mismatched: bool) -> list[LedgerRow]:
+        """The latest rows first, below position `before`; only those with bodies; for the reader."""
+        ...
+
+    def pair(self, id: str) -> LedgerRow | None:
+        """One row with its bodies and explanations."""
+        ...
+
+    def prune(self, now_unix_s: float) -> int:
+        """How many rows' bodies and rows went, by age and size. Evidence state that they fed stays (see ledger)."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class MonitorView(Protocol):
+    """What the control port may see and do."""
+
+    def verdict(self) -> Verdict: ...
+
+    def readiness(self) -> Mapping[str, bool]:
+        """Named conditions; all true means ready."""
+        ...
+
+    def state(self) -> Mapping[str, Any]:
+        """JSON-ready: paused, breaker, queue, relays, epoch and contract."""
+        ...
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...

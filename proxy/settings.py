@@ -1,0 +1,224 @@
+"""The one TOML file, strict: what is unknown, half-given or contradictory is refused with its key and fix.
+
+Every bound carries its unit in its name. Secrets come from the environment: the file names the variable.
+Defaults are a *choice* unless a source is given beside them.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from proxy.errors import SettingsError
+
+MIB = 1024 * 1024
+
+Rate = Annotated[float, Field(ge=0.0, le=1.0)]
+Seconds = Annotated[float, Field(gt=0.0, le=86_400.0)]
+Bytes = Annotated[int, Field(ge=1)]
+Port = Annotated[int, Field(ge=0, le=65_535)]
+
+
+class Section(BaseModel):
+    """Base of every table: frozen, no unknown keys, no silent conversion of strings to numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class RelaySettings(Section):
+    """The client's side of the data plane. Port 0 lets the system choose (tests, the demo)."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    allow_paths: tuple[str, ...] = ("/health", "/version", "/ping", "/tokenize", "/detokenize")
+    max_in_flight: Annotated[int, Field(ge=1)] = 1024
+    retry_after_s: Annotated[int, Field(ge=1, le=3600)] = 1
+    max_body_bytes: Bytes = 32 * MIB
+    max_head_bytes: Bytes = 64 * 1024
+    max_headers: Annotated[int, Field(ge=1)] = 100
+    head_timeout_s: Seconds = 30.0
+    body_idle_timeout_s: Seconds = 60.0
+    keepalive_timeout_s: Seconds = 75.0
+    connect_timeout_s: Seconds = 2.0
+    connect_attempts: Annotated[int, Field(ge=1, le=5)] = 2
+    first_byte_timeout_s: Seconds = 600.0
+    pool_idle_timeout_s: Seconds = 4.0  # below uvicorn's 5 s, so that the candidate never closes first
+    drain_timeout_s: Seconds = 30.0
+    write_buffer_bytes: Bytes = 64 * 1024
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            missing = "tls_key" if self.tls_key is None else "tls_certificate"
+            raise ValueError(f"half of TLS is given; also set {missing}, or remove both")
+        return self
+
+    @field_validator("allow_paths")
+    @classmethod
+    def _paths_are_absolute(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
+        for path in paths:
+            if not path.startswith("/"):
+                raise ValueError(f'"{path}" must start with "/"')
+        return paths
+
+
+class UpstreamSettings(Section):
+    """One arm. `model` is the name that shadow calls use there; the served request is never edited."""
+
+    url: str
+    model: str | None = None
+    api_key_env: str | None = None
+
+    @field_validator("url")
+    @classmethod
+    def _url_is_an_origin(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f'"{url}" is no origin; write it like "http://127.0.0.1:8000"')
+        if parts.path not in ("", "/") or parts.query or parts.fragment:
+            raise ValueError(f'"{url}" has a path; give the origin alone, without /v1')
+        if parts.username or parts.password:
+            raise ValueError("no credentials in the url; name a variable with api_key_env")
+        return url.rstrip("/")
+
+
+class ReferenceSettings(UpstreamSettings):
+    """The reference. Its own key; `teacher_forcing` says that it is a vLLM that allows prompt_logprobs."""
+
+    teacher_forcing: bool = False
+
+
+class SamplingSettings(Section):
+    """Which requests are mirrored. `salt_env` names a variable; without it the salt is this file's."""
+
+    rate: Rate = 0.05
+    large_body_bytes: Bytes = 64 * 1024
+    large_body_rate: Rate = 0.05
+    salt: str = "parity"
+    salt_env: str | None = None
+
+
+class FeedSettings(Section):
+    """Relay to monitor. Bounds are per relay worker; past them the newest is dropped and counted."""
+
+    socket: Path = Path("parity-feed.sock")
+    max_queue_bytes: Bytes = 64 * MIB
+    max_queue_exchanges: Annotated[int, Field(ge=1)] = 2048
+    max_request_bytes: Bytes = 32 * MIB
+    max_response_bytes: Bytes = 16 * MIB
+    max_capture_bytes: Bytes = 256 * MIB
+    reconnect_interval_s: Seconds = 0.5
+
+
+class MirrorSettings(Section):
+    """The shadow calls: how many, how long, how often."""
+
+    concurrency: Annotated[int, Field(ge=1, le=4096)] = 16
+    max_queue_exchanges: Annotated[int, Field(ge=1)] = 1024
+    max_queue_bytes: Bytes = 256 * MIB
+    timeout_s: Seconds = 120.0
+    late_after_s: Seconds = 300.0
+    breaker_failures: Annotated[int, Field(ge=1)] = 5
+    breaker_cooldown_s: Seconds = 10.0
+    noise_rate: Rate = 0.25
+    replay_rate: Rate = 0.25
+    teacher_forced_rate: Rate = 0.0
+    needle_rate: Rate = 0.05
+    top_logprobs: Annotated[int, Field(ge=1, le=20)] = 20
+    max_reply_bytes: Bytes = 64 * MIB
+    max_scored_prompt_tokens: Annotated[int, Field(ge=1)] = 8192
+    forward_headers: tuple[str, ...] = ()
+
+    @field_validator("forward_headers")
+    @classmethod
+    def _no_credentials(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name.lower() in ("authorization", "cookie", "proxy-authorization", "x-api-key", "api-key"):
+                raise ValueError(f'"{name}" carries the client\'s credentials; give the arm its own api_key_env')
+        return tuple(name.lower() for name in names)
+
+
+class LedgerSettings(Section):
+    """The durable record, and which bodies are kept with it."""
+
+    path: Path = Path("parity-ledger.sqlite")
+    retention_days: Annotated[float, Field(gt=0.0)] = 30.0
+    max_bytes: Annotated[int, Field(ge=MIB)] = 2048 * MIB
+    keep_mismatches: bool = True
+    keep_share: Rate = 0.01
+    max_body_bytes: Bytes = 256 * 1024
+    redact: tuple[str, ...] = ()
+
+
+class ControlSettings(Section):
+    """The monitor's own port. Bound beyond loopback it must have a token."""
+
+    host: str = "127.0.0.1"
+    port: Port = 9090
+    token_env: str | None = None
+
+
+class GateSettings(Section):
+    """When the evidence may decide. Source of the defaults: metrology 4.5."""
+
+    recipe: str = "candidate"
+    alpha_promote: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
+    alpha_rollback: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.01
+    max_pairs: Annotated[int, Field(ge=1)] = 1_000_000
+    min_coverage: Rate = 0.5
+
+
+class BudgetSettings(Section):
+    """One criterion. `limit` is the drop that the product accepts, in the score's own unit."""
+
+    limit: Annotated[float, Field(gt=0.0)]
+    critical: bool = False
+    noise_multiple: Annotated[float, Field(gt=0.0)] = 3.0
+    allow_noise_multiple_above_3: bool = False
+    slack: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.01
+    by_length: bool = False
+
+    @model_validator(mode="after")
+    def _multiple_is_bounded(self) -> Self:
+        if self.noise_multiple > 3.0 and not self.allow_noise_multiple_above_3:
+            raise ValueError(
+                f"noise_multiple {self.noise_multiple:g} is above 3 times the noise floor; "
+                "lower it, or set allow_noise_multiple_above_3 = true (the report will say so)"
+            )
+        return self
+
+
+class Settings(Section):
+    """Everything that a relay and a monitor need to know."""
+
+    candidate: UpstreamSettings
+    reference: ReferenceSettings
+    relay: RelaySettings = RelaySettings()
+    sampling: SamplingSettings = SamplingSettings()
+    feed: FeedSettings = FeedSettings()
+    mirror: MirrorSettings = MirrorSettings()
+    ledger: LedgerSettings = LedgerSettings()
+    control: ControlSettings = ControlSettings()
+    gate: GateSettings = GateSettings()
+    budgets: dict[str, BudgetSettings]
+
+    @model_validator(mode="after")
+    def _one_budget_is_critical(self) -> Self:
+        if not any(budget.critical for budget in self.budgets.values()):
+            raise ValueError(
+                "budgets: the gate has no critical budget, so nothing could fail a recipe; "
+                "set critical = true on the workload-defining one, e.g. [budgets.tool_call_mismatch]"
+            )
+        return self
+
+
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
