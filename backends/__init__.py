@@ -1,0 +1,9 @@
+"""Upstreams: what speaks HTTP and precision. Knows neither `proxy` nor `scorers`.
+
+base.py       the Backend seam: Reply and the error tree
+openai.py     the shadow-side client of one arm
+shape.py      the only place where a request body is edited;  needle.py: where a planted fact goes
+    eligible.py   which requests can be mirrored at all
+contract.py   what a server says about itself, and what changed
+scripted/     a scripted vLLM on a real socket, for the demo, tests and planted faults
+"""
