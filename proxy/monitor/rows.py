@@ -103,8 +103,17 @@ class Ledger(Protocol):
         """The number of a new epoch, or of the latest one when its contract is equal."""
         ...
 
+    def latest_epoch(self) -> tuple[int, Mapping[str, Any]] | None:
+        """The number and contract of the latest epoch; None in an empty ledger."""
+        ...
+
     def next_position(self) -> int:
         """One past the highest position ever written."""
+        ...
+
+    def numbers(self, limit: int) -> list[tuple[str, int]]:
+        """(worker, sequence) of the latest `limit` live rows with a worker, in any order: so that after a restart
+        what the feed sends again is known to be old, and what the restart swallowed is known to be missing."""
         ...
 
     def append(self, rows: Sequence[LedgerRow]) -> None:
