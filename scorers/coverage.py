@@ -1,0 +1,176 @@
+"""How much of what was sampled became a score, and where it is missing.
+
+A closed tally over observations: cells by stratum, reasons by name. What is lost before anything was scored is
+coverage, not evidence; too little of it, or too little in one stratum, keeps a recipe from passing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from scorers.records import Observation, Reason
+
+LOPSIDED_SHARE = 0.10  # *choice*: a stratum below a tenth of the eligible samples is too small to be called lopsided
+LOPSIDED_RATIO = 0.5  # *choice*: covered less than half as well as the whole
+
+UNKNOWN_STRATUM = "unknown"
+"""What was lost before its prompt was read. It is judged like a stratum: if every long prompt were dropped for its
+size, this is where they would lie, and a pass must not come from their absence."""
+
+NO_SCORE_APPLIES = "no_score_applies"
+
+
+@dataclass(frozen=True, slots=True)
+class StratumCoverage:
+    """One stratum's part. `ratio` is scored over eligible, None where nothing was eligible."""
+
+    sampled: int
+    eligible: int
+    scored: int
+
+    @property
+    def ratio(self) -> float | None:
+        return self.scored / self.eligible if self.eligible else None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"sampled": self.sampled, "eligible": self.eligible, "scored": self.scored, "ratio": self.ratio}
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """All live samples: scored, ineligible by reason, lost by reason; and the same by stratum.
+
+    sampled = scored + sum of ineligible + sum of lost; eligible = sampled - ineligible.
+    """
+
+    sampled: int = 0
+    scored: int = 0
+    ineligible: Mapping[str, int] = field(default_factory=dict)
+    lost: Mapping[str, int] = field(default_factory=dict)
+    strata: Mapping[str, StratumCoverage] = field(default_factory=dict)
+
+    @property
+    def eligible(self) -> int:
+        return self.sampled - sum(self.ineligible.values())
+
+    @property
+    def ratio(self) -> float | None:
+        """Scored over eligible, None where nothing was eligible."""
+        eligible = self.eligible
+        return self.scored / eligible if eligible else None
+
+    def shortfalls(self, min_coverage: float) -> tuple[str, ...]:
+        """Sentences saying why this coverage does not carry a pass; empty when it does."""
+        ratio = self.ratio
+        if ratio is None:
+            return ("nothing eligible was sampled yet",)
+        said = []
+        if ratio < min_coverage:
+            worst = max(self.lost.items(), key=lambda item: (item[1], item[0]), default=("", 0))
+            most = f"; most are lost to {worst[0]} ({worst[1]})" if worst[1] else ""
+            said.append(
+                f"coverage is too low: {self.scored} of {self.eligible} eligible samples were scored "
+                f"({ratio:.1%} against {min_coverage:.1%}){most}"
+            )
+        for name, cell in self.strata.items():
+            share = cell.eligible / self.eligible
+            part = cell.ratio
+            if part is not None and share >= LOPSIDED_SHARE and part < LOPSIDED_RATIO * ratio:
+                said.append(
+                    f"coverage is lopsided: stratum {name} holds {share:.1%} of the eligible samples "
+                    f"and {part:.1%} of them were scored, against {ratio:.1%} overall"
+                )
+        return tuple(said)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "sampled": self.sampled,
+            "eligible": self.eligible,
+            "scored": self.scored,
+            "ratio": self.ratio,
+            "ineligible": dict(self.ineligible),
+            "lost": dict(self.lost),
+            "strata": {name: cell.as_dict() for name, cell in self.strata.items()},
+        }
+
+
+class CoverageTally:
+    """The running counts behind `Coverage`. Its size depends on the closed sets alone."""
+
+    __slots__ = ("_cells", "_ineligible", "_lost", "_sampled", "_scored")
+
+    def __init__(self) -> None:
+        self._sampled = 0
+        self._scored = 0
+        self._ineligible: dict[str, int] = {}
+        self._lost: dict[str, int] = {}
+        self._cells: dict[str, list[int]] = {}  # sampled, eligible, scored
+
+    def fold(self, observation: Observation, stratum: str) -> None:
+        """Count one live observation under its stratum's name."""
+        self._sampled += 1
+        cell = self._cells.get(stratum)
+        if cell is None:
+            cell = self._cells[stratum] = [0, 0, 0]
+        cell[0] += 1
+        disposition, reason = placed(observation)
+        if disposition == "ineligible":
+            self._ineligible[reason] = self._ineligible.get(reason, 0) + 1
+            return
+        cell[1] += 1
+        if disposition == "scored":
+            self._scored += 1
+            cell[2] += 1
+        else:
+            self._lost[reason] = self._lost.get(reason, 0) + 1
+
+    def coverage(self) -> Coverage:
+        """The counts so far, names sorted, so that equal tallies read equal."""
+        return Coverage(
+            sampled=self._sampled,
+            scored=self._scored,
+            ineligible=dict(sorted(self._ineligible.items())),
+            lost=dict(sorted(self._lost.items())),
+            strata={name: StratumCoverage(*cell) for name, cell in sorted(self._cells.items())},
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready; `from_json` gives the same tally."""
+        return {
+            "sampled": self._sampled,
+            "scored": self._scored,
+            "ineligible": dict(sorted(self._ineligible.items())),
+            "lost": dict(sorted(self._lost.items())),
+            "cells": {name: list(cell) for name, cell in sorted(self._cells.items())},
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> CoverageTally:
+        """The tally that `to_json` wrote."""
+        tally = cls()
+        tally._sampled = data["sampled"]
+        tally._scored = data["scored"]
+        tally._ineligible = dict(data["ineligible"])
+        tally._lost = dict(data["lost"])
+        tally._cells = {name: list(cell) for name, cell in data["cells"].items()}
+        return tally
+
+
+def placed(observation: Observation) -> tuple[str, str]:
+    """Where an observation counts, and by which reason: scored, ineligible or lost.
+
+    A row that was planned and yielded no number is lost by its first lost reason (in the order of its scores); one
+    to which no score applies is ineligible.
+    """
+    if observation.disposition != "scored":
+        return observation.disposition, observation.reason or UNKNOWN_STRATUM
+    lost = ""
+    for value in observation.candidate.values():
+        if not isinstance(value, Reason):
+            return "scored", ""
+        if not lost and value.lost:
+            lost = value.value
+    return ("lost", lost) if lost else ("ineligible", NO_SCORE_APPLIES)
