@@ -1,0 +1,151 @@
+"""What a relay worker counts: plain numbers, updated inline, handed over as one JSON-ready snapshot.
+
+Every key is of a closed set, so that each may label a metric. All values but `in_flight` and `connections`
+are cumulative since the worker started; the monitor sums the workers with `merge_snapshots`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from typing import Any
+
+from proxy.exchange import LossReason
+
+ROUTES = ("chat_completions", "completions", "models", "embeddings", "responses", "other")
+STATUS_CLASSES = ("2xx", "3xx", "4xx", "5xx", "aborted")
+RELAY_ERRORS = (
+    "connect",  # no connection to the candidate, after all attempts
+    "first_byte_timeout",  # the candidate took the request and did not begin a reply in time
+    "cut",  # the candidate closed before its reply was whole
+    "bad_reply",  # what the candidate sent is no HTTP/1.1 reply
+    "refused_head",  # malformed, ambiguous or over-large request head
+    "refused_body",  # malformed or over-large request body
+    "unknown_path",
+    "overload",  # max_in_flight reached
+    "client_timeout",  # the client stopped sending or reading
+)
+# Bucket bounds are a *choice*: a cached reply is under 5 ms, a 128K-token prefill takes minutes.
+FIRST_BYTE_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+_ROUTE_BY_PATH = {
+    b"/v1/chat/completions": "chat_completions",
+    b"/v1/completions": "completions",
+    b"/v1/models": "models",
+    b"/v1/embeddings": "embeddings",
+    b"/v1/responses": "responses",
+}
+
+
+def route_of(path: bytes) -> str:
+    """The route, one of ROUTES, that a request path counts under."""
+    return _ROUTE_BY_PATH.get(path, "other")
+
+
+class RelayCounters:
+    """One worker's counts. Only its event loop writes them, so nothing is locked."""
+
+    __slots__ = (
+        "bytes_in",
+        "bytes_out",
+        "client_disconnects",
+        "connections",
+        "errors",
+        "first_byte_counts",
+        "first_byte_sum_s",
+        "in_flight",
+        "loop_lag_count",
+        "loop_lag_max_s",
+        "loop_lag_sum_s",
+        "lost",
+        "not_sampled",
+        "opted_out",
+        "requests",
+        "sampled",
+        "tee_failures",
+    )
+
+    def __init__(self) -> None:
+        self.requests = {route: dict.fromkeys(STATUS_CLASSES, 0) for route in ROUTES}
+        self.errors = dict.fromkeys(RELAY_ERRORS, 0)
+        self.lost = {reason.value: 0 for reason in LossReason}
+        self.in_flight = 0
+        self.connections = 0
+        self.sampled = 0
+        self.not_sampled = 0
+        self.opted_out = 0
+        self.tee_failures = 0
+        self.client_disconnects = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.first_byte_counts = [0] * (len(FIRST_BYTE_BUCKETS_S) + 1)
+        self.first_byte_sum_s = 0.0
+        self.loop_lag_count = 0
+        self.loop_lag_max_s = 0.0
+        self.loop_lag_sum_s = 0.0
+
+    def count_request(self, route: str, status: int) -> None:
+        """Counts one ended request; status 0 means that it was aborted before its reply was whole."""
+        by_class = self.requests[route]
+        if 200 <= status < 300:
+            by_class["2xx"] += 1
+        elif 300 <= status < 600:
+            by_class[STATUS_CLASSES[status // 100 - 2]] += 1
+        else:
+            by_class["aborted"] += 1
+
+    def observe_first_byte(self, seconds: float) -> None:
+        self.first_byte_counts[bisect_left(FIRST_BYTE_BUCKETS_S, seconds)] += 1
+        self.first_byte_sum_s += seconds
+
+    def observe_loop_lag(self, seconds: float) -> None:
+        self.loop_lag_count += 1
+        self.loop_lag_sum_s += seconds
+        if seconds > self.loop_lag_max_s:
+            self.loop_lag_max_s = seconds
+
+    def snapshot(self) -> dict[str, Any]:
+        """All counts, JSON-ready. `first_byte_s.counts` are per bucket, not cumulative; the last is +Inf."""
+        return {
+            "requests": {route: dict(by_class) for route, by_class in self.requests.items()},
+            "errors": dict(self.errors),
+            "lost": dict(self.lost),
+            "in_flight": self.in_flight,
+            "connections": self.connections,
+            "sampled": self.sampled,
+            "not_sampled": self.not_sampled,
+            "opted_out": self.opted_out,
+            "tee_failures": self.tee_failures,
+            "client_disconnects": self.client_disconnects,
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "first_byte_s": {
+                "buckets": list(FIRST_BYTE_BUCKETS_S),
+                "counts": list(self.first_byte_counts),
+                "sum": self.first_byte_sum_s,
+                "count": sum(self.first_byte_counts),
+            },
+            "loop_lag_s": {"max": self.loop_lag_max_s, "sum": self.loop_lag_sum_s, "count": self.loop_lag_count},
+        }
+
+
+def merge_snapshots(snapshots: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """One snapshot for all workers: numbers are added, `max` is the largest, bucket bounds stay as they are."""
+    merged = RelayCounters().snapshot()
+    for snapshot in snapshots:
+        _add(merged, snapshot)
+    return merged
+
+
+def _add(into: dict[str, Any], other: dict[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, dict):
+            _add(into.setdefault(key, {}), value)
+        elif key == "max":
+            into[key] = max(into.get(key, value), value)
+        elif key == "buckets":
+            into[key] = value
+        elif isinstance(value, list):
+            into[key] = [a + b for a, b in zip(into.get(key, [0] * len(value)), value, strict=True)]
+        else:
+            into[key] = into.get(key, 0) + value
