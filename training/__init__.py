@@ -1,0 +1,1 @@
+"""Everything that makes the shipped model: data, training, evaluation. Nothing of the product imports it but tests."""
