@@ -2,6 +2,8 @@
 
     sink.py      FeedSink, all that the relay knows of it; FeedCounters
     wire.py      frames: what is on the socket, both ways
+    queue.py     what is held for the monitor, and its bounds
+    endpoint.py  the socket's path, and listening there alone
     sender.py    UnixFeedSender, the relay's side: queue, bounds, reconnection
     receiver.py  UnixFeedReceiver, the monitor's side: limits, pause and resume
 

@@ -31,6 +31,7 @@ class FeedCounters:
 
     `sent` is what the monitor acknowledged. Notices are the `Lost` events that the feed itself makes for
     exchanges that it dropped; they are not among the offered, and have the same balance of their own.
+    Whoever sums loss takes `dropped`: the notices tell of the same drops again.
 
     Units:  queue_bytes are bytes of the exchanges held, as `Exchange.size_bytes` counts them.
     """
@@ -42,6 +43,7 @@ class FeedCounters:
     notices: int = 0
     notices_sent: int = 0
     notices_dropped: int = 0
+    queued_notices: int = 0
     queued: int = 0
     queue_exchanges: int = 0
     queue_bytes: int = 0
@@ -57,6 +59,7 @@ class FeedCounters:
             "notices": self.notices,
             "notices_sent": self.notices_sent,
             "notices_dropped": self.notices_dropped,
+            "queued_notices": self.queued_notices,
             "queued": self.queued,
             "queue_exchanges": self.queue_exchanges,
             "queue_bytes": self.queue_bytes,
