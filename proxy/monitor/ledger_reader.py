@@ -1,0 +1,347 @@
+"""Reading the ledger: rows, pairs, epochs, checkpoints; nothing here can change it.
+
+Every call has a connection of its own, so that a reader on the control port blocks neither the writer nor another
+reader (WAL), and any thread may call.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from proxy.errors import LedgerError
+from proxy.monitor.ledger_file import open_reader, said_plainly
+from proxy.monitor.packing import Shape
+from proxy.monitor.rows import LedgerRow, PairBodies
+from scorers.records import Disposition, Observation, Stratum
+
+KINDS: tuple[Literal["live", "probe"], ...] = ("live", "probe")
+DISPOSITIONS: tuple[Disposition, ...] = ("scored", "ineligible", "lost")
+MAX_PAGE = 500  # *choice*: pairs in one answer
+_MAX_INFLATED_BYTES = 64 * 1024 * 1024  # bodies are cut long before; this bounds a ledger that we did not write
+
+_COLUMNS = (
+    "e.position, e.epoch, e.id, w.name, e.sequence, e.kind, e.sampled_unix_s, e.disposition, r.name, s.name, "
+    "e.path, e.status, o.name, e.duration_s, e.first_byte_s, e.prompt_tokens, e.reference_prompt_tokens, "
+    "e.completion_tokens, e.shape, e.scores"
+)
+_JOINS = (
+    "exchanges e JOIN names w ON w.id = e.worker JOIN names o ON o.id = e.outcome "
+    "LEFT JOIN names r ON r.id = e.reason LEFT JOIN names s ON s.id = e.stratum"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One stretch of one contract. `pruned_through` is the last position whose row has gone, or -1."""
+
+    number: int
+    contract: Mapping[str, Any]
+    reason: str
+    opened_unix_s: float
+    closed_unix_s: float | None
+    first_position: int | None
+    last_position: int | None
+    row_count: int
+    pruned_through: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Evidence folded up to and including `position`; folding the later rows into it gives the whole."""
+
+    epoch: int
+    position: int
+    state_json: str
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerStats:
+    """Units: rows; bytes on the disk."""
+
+    rows: int
+    epochs: int
+    file_bytes: int
+    wal_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEvent:
+    """An operator's act or a change of state."""
+
+    number: int
+    at_unix_s: float
+    kind: str
+    detail: Mapping[str, Any]
+
+
+class LedgerReader:
+    """The ledger at `path`, read only. Every call raises LedgerError when it cannot be read."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises: LedgerError when there is no ledger of this version at `path`."""
+        self.path = path
+        open_reader(path).close()
+
+    def next_position(self) -> int:
+        """One past the highest position ever written, 0 in a new ledger; rows that were pruned count."""
+        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+            return last_position(connection) + 1
+
+    def observations(self, epoch: int, after: int = -1) -> Iterator[Observation]:
+        """Every row of an epoch past position `after`, in rising position, streamed.
+
+        Raises:  LedgerError when rows past `after` have been pruned: start from the checkpoint then.
+        """
+        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+            bounds = _bounds(connection, self.path, epoch, after)
+            if bounds is None:
+                return
+            shapes = _Shapes(connection)
+            names = _names(connection)
+            strata: dict[int | None, Stratum | None] = {None: None}
+            cursor = connection.execute(
+                "SELECT position, kind, disposition, reason, stratum, shape, scores FROM exchanges "
+                "WHERE position BETWEEN ? AND ? AND epoch = ? ORDER BY position",
+                (*bounds, epoch),
+            )
+            while chunk := cursor.fetchmany(512):
+                for position, kind, disposition, reason, stratum, shape, scores in chunk:
+                    if stratum not in strata:
+                        strata[stratum] = parse_stratum(names[stratum])
+                    candidate, noise = shapes[shape].sides(scores)
+                    yield Observation(
+                        position,
+                        KINDS[kind],
+                        DISPOSITIONS[disposition],
+                        None if reason is None else names[reason],
+                        strata[stratum],
+                        candidate,
+                        noise,
+                    )
+
+    def rows(self, epoch: int, after: int = -1) -> Iterator[LedgerRow]:
+        """The same rows whole, less bodies and explanations: for export."""
+        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+            bounds = _bounds(connection, self.path, epoch, after)
+            if bounds is None:
+                return
+            shapes = _Shapes(connection)
+            cursor = connection.execute(
+                f"SELECT {_COLUMNS} FROM {_JOINS} WHERE e.position BETWEEN ? AND ? AND e.epoch = ? ORDER BY e.position",
+                (*bounds, epoch),
+            )
+            for record in cursor:
+                yield _row(record, shapes)
+
+    def pairs(self, *, limit: int, before: int | None, score: str | None, mismatched: bool) -> list[LedgerRow]:
+        """The latest rows that have bodies, latest first, below position `before`, at most MAX_PAGE.
+
+        Explanations are there; the bodies themselves are left out (`pair` has them). `score` keeps the rows with a
+        number of that name for the candidate; `mismatched` those where it (or any gating score) is a mismatch.
+        """
+        top = before if before is not None else 1 << 62
+        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+            if score is None:
+                source = "bodies b" if not mismatched else "bodies b INDEXED BY bodies_mismatched"
+                where = "b.position < ?" + (" AND b.mismatched" if mismatched else "")
+                arguments: tuple[Any, ...] = (top,)
+            else:
+                source = "body_scores x JOIN names n ON n.id = x.name JOIN bodies b ON b.position = x.position"
+                where = "n.name = ? AND x.position < ?" + (" AND x.mismatched" if mismatched else "")
+                arguments = (score, top)
+            cursor = connection.execute(
+                f"SELECT {_COLUMNS}, b.explanations FROM {source} JOIN ({_JOINS}) ON e.position = b.position "
+                f"WHERE {where} ORDER BY b.position DESC LIMIT ?",
+                (*arguments, max(1, min(limit, MAX_PAGE))),
+            )
+            shapes = _Shapes(connection)
+            return [_row(record, shapes, explanations=record[-1]) for record in cursor]
+
+    def pair(self, id: str, kind: Literal["live", "probe"] | None = None) -> LedgerRow | None:
+        """The row of this id with its bodies and explanations; None when unknown or its bodies are not kept.
+
+        A probe has the id of the exchange that it was planted in; without `kind` the exchange comes first.
+        """
+        kinds = KINDS if kind is None else (kind,)
+        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+            record = connection.execute(
+                f"SELECT {_COLUMNS}, b.explanations, b.request, b.candidate, b.reference, b.control "
+                f"FROM bodies b JOIN ({_JOINS}) ON e.position = b.position "
+                "WHERE b.id = ? AND e.kind BETWEEN ? AND ? ORDER BY e.kind, b.position DESC LIMIT 1",
+                (id, KINDS.index(kinds[0]), KINDS.index(kinds[-1])),
+            ).fetchone()
+            if record is None:
+                return None
+            explanations, request, candidate, reference, control = record[-5:]
+            bodies = PairBodies(
+                inflate(request),
+                inflate(candidate),
+                inflate(reference),
+                None if control is None else inflate(control),
+            )
+            return _row(record, _Shapes(connection), explanations=explanations, bodies=bodies)
+
+    def epochs(self) -> list[Epoch]:
+        """All epochs, oldest first."""
+        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+            return read_epochs(connection)
+
+    def checkpoint_of(self, epoch: int) -> Checkpoint | None:
+        """The latest evidence checkpoint of an epoch."""
+        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+            found = connection.execute(
+                "SELECT epoch, position, state FROM checkpoints WHERE epoch = ?", (epoch,)
+            ).fetchone()
+            return None if found is None else Checkpoint(*found)
+
+    def events(self, limit: int = 100) -> list[LedgerEvent]:
+        """The latest events, latest first."""
+        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+            found = connection.execute(
+                "SELECT number, at_unix_s, kind, detail FROM events ORDER BY number DESC LIMIT ?", (limit,)
+            )
+            return [LedgerEvent(number, at, kind, json.loads(detail)) for number, at, kind, detail in found]
+
+    def latest_epoch(self) -> tuple[int, Mapping[str, Any]] | None:
+        """The number and contract of the latest epoch; None in an empty ledger."""
+        epochs = self.epochs()
+        return (epochs[-1].number, epochs[-1].contract) if epochs else None
+
+    def numbers(self, limit: int) -> list[tuple[str, int]]:
+        """(worker, sequence) of the latest `limit` live rows with a worker: what a feed may send again."""
+        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+            found = connection.execute(
+                f"SELECT n.name, e.sequence FROM exchanges e JOIN names n ON n.id = e.worker "
+                f"WHERE e.kind = {KINDS.index('live')} AND n.name != '' ORDER BY e.position DESC LIMIT ?",
+                (limit,),
+            )
+            return [(worker, sequence) for worker, sequence in found]
+
+    def stats(self) -> LedgerStats:
+        """Rows and bytes at this moment, without scanning."""
+        epochs = self.epochs()
+        wal = self.path.with_name(self.path.name + "-wal")
+        with said_plainly(self.path, "measure it"):
+            return LedgerStats(
+                rows=sum(epoch.row_count for epoch in epochs),
+                epochs=len(epochs),
+                file_bytes=self.path.stat().st_size,
+                wal_bytes=wal.stat().st_size if wal.exists() else 0,
+            )
+
+    def close(self) -> None:
+        """Nothing is held between calls."""
+
+
+def open_read_only(path: Path) -> LedgerReader:
+    """The ledger at `path` for reading, beside a live monitor or without one. Raises: LedgerError."""
+    return LedgerReader(path)
+
+
+def last_position(connection: sqlite3.Connection) -> int:
+    """The highest position ever written, or -1."""
+    found = connection.execute("SELECT max(last_position) FROM epochs").fetchone()[0]
+    return -1 if found is None else int(found)
+
+
+def read_epochs(connection: sqlite3.Connection) -> list[Epoch]:
+    """All epochs, oldest first."""
+    found = connection.execute(
+        "SELECT number, contract, reason, opened_unix_s, closed_unix_s, first_position, last_position, row_count, "
+        "pruned_through FROM epochs ORDER BY number"
+    )
+    return [Epoch(number, json.loads(contract), *rest) for number, contract, *rest in found]
+
+
+def parse_stratum(text: str) -> Stratum:
+    """The stratum that `str` wrote. Raises: LedgerError."""
+    parts = text.split("/")
+    if len(parts) != 4:
+        raise LedgerError(f"the ledger is corrupt: {text!r} is no stratum")
+    return Stratum(parts[0], parts[1] == "tools", parts[2] == "stream", parts[3] == "greedy")
+
+
+def deflate(data: bytes) -> bytes:
+    """Level 1: bodies are JSON text, and four fifths of the gain cost a tenth of the time."""
+    return zlib.compress(data, 1)
+
+
+def inflate(data: bytes) -> bytes:
+    """Raises: LedgerError on what `deflate` did not write."""
+    try:
+        return zlib.decompressobj().decompress(data, _MAX_INFLATED_BYTES)
+    except zlib.error as error:
+        raise LedgerError(f"the ledger is corrupt: a body cannot be read ({error})") from error
+
+
+class _Shapes(dict[int, Shape]):
+    """Shapes by id, read when first needed."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        super().__init__()
+        self._connection = connection
+
+    def __missing__(self, id: int) -> Shape:
+        found = self._connection.execute("SELECT slots FROM shapes WHERE id = ?", (id,)).fetchone()
+        if found is None:
+            raise LedgerError(f"the ledger is corrupt: score layout {id} is missing")
+        shape = self[id] = Shape.from_text(found[0])
+        return shape
+
+
+def _names(connection: sqlite3.Connection) -> dict[int, str]:
+    return dict(connection.execute("SELECT id, name FROM names").fetchall())
+
+
+def _bounds(connection: sqlite3.Connection, path: Path, epoch: int, after: int) -> tuple[int, int] | None:
+    found = connection.execute(
+        "SELECT first_position, last_position, pruned_through FROM epochs WHERE number = ?", (epoch,)
+    ).fetchone()
+    if found is None:
+        raise LedgerError(f"ledger {path}: has no epoch {epoch}")
+    first, last, pruned_through = found
+    if after < pruned_through:
+        raise LedgerError(
+            f"ledger {path}: rows of epoch {epoch} up to position {pruned_through} were pruned; "
+            "fold from its checkpoint, or raise ledger.retention_days for the next time"
+        )
+    return None if first is None else (max(first, after + 1), last)
+
+
+def _row(
+    record: Sequence[Any],
+    shapes: _Shapes,
+    *,
+    explanations: bytes | None = None,
+    bodies: PairBodies | None = None,
+) -> LedgerRow:
+    told = None if explanations is None else json.loads(inflate(explanations))
+    return LedgerRow(
+        position=record[0],
+        epoch=record[1],
+        id=record[2],
+        worker=record[3],
+        sequence=record[4],
+        kind=KINDS[record[5]],
+        sampled_unix_s=record[6],
+        disposition=DISPOSITIONS[record[7]],
+        reason=record[8],
+        stratum=None if record[9] is None else parse_stratum(record[9]),
+        path=record[10],
+        status=record[11],
+        outcome=record[12],
+        duration_s=record[13],
+        first_byte_s=record[14],
+        prompt_tokens=record[15],
+        reference_prompt_tokens=record[16],
+        completion_tokens=record[17],
+        scores=shapes[record[18]].rows(record[19], told),
+        bodies=bodies,
+    )
