@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from proxy.errors import FeedError
 from proxy.exchange import RelayEvent
@@ -170,11 +170,10 @@ class _Connection(asyncio.Protocol):
         self._acknowledged = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         self._admitted = self._receiver.admit(self)
         if not self._admitted:
-            transport.abort()
+            self._transport.abort()
             return
         self._hello_timer = self._loop.call_later(HELLO_TIMEOUT_S, self._without_hello)
         self._set_reading(not self._receiver.paused)

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from proxy.errors import FeedError
 from proxy.exchange import LossReason, RelayEvent
@@ -232,9 +232,8 @@ class _Link(asyncio.Protocol):
         self._received = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(high=TURN_BYTES)
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        self.transport.set_write_buffer_limits(high=TURN_BYTES)
         self._sender.link_made(self)
 
     def data_received(self, data: bytes) -> None:
