@@ -1,0 +1,131 @@
+"""The relay workers' counts, added up so that a sum never goes down when a worker dies.
+
+Each worker sends cumulative snapshots (proxy/metrics.py). The last one of a worker that is gone stays in the sum;
+past a bound the oldest of those are folded into one. Gauges count only workers that are connected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from prometheus_client.core import HistogramMetricFamily, Metric, SummaryMetricFamily
+
+from proxy.metrics import FIRST_BYTE_BUCKETS_S, RELAY_ERRORS, ROUTES, STATUS_CLASSES, RelayCounters, merge_snapshots
+from proxy.monitor.tallies import counter, cumulative, gauge, number
+
+MAX_GONE = 32  # *choice*: snapshots of workers that are gone, kept apart in case one comes back
+
+_COUNTERS = (
+    # key in the snapshot, metric, what it says
+    ("sampled", "sampled", "Requests that the sampling coin chose."),
+    ("not_sampled", "not_sampled", "Requests that the sampling coin did not choose, or that cannot be sampled."),
+    ("opted_out", "opted_out", "Requests whose client asked not to be mirrored."),
+    ("tee_failures", "tee_failures", "Captures that failed inside; the client was served all the same."),
+    ("client_disconnects", "client_disconnects", "Clients that hung up before their reply was whole."),
+    ("bytes_in", "received_bytes", "Bytes of requests from clients."),
+    ("bytes_out", "sent_bytes", "Bytes of replies to clients."),
+)
+
+
+class RelayTotals:
+    """The last snapshot of every worker, and their sum."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, dict[str, Any]] = {}
+        self._connected: set[str] = set()
+        self._base: dict[str, Any] = RelayCounters().snapshot()
+
+    def stats(self, worker: str, snapshot: Mapping[str, Any]) -> None:
+        """Takes a worker's cumulative snapshot. One that went down is a new worker of the same name."""
+        before = self._last.pop(worker, None)
+        if before is not None and _requests(snapshot) < _requests(before):
+            self._fold(before)
+        self._last[worker] = dict(snapshot)  # popped and set again: the order is by last news
+
+    def connection(self, worker: str, connected: bool) -> None:
+        """Notes that a worker came or went."""
+        if connected:
+            self._connected.add(worker)
+            return
+        self._connected.discard(worker)
+        gone = [name for name in self._last if name not in self._connected]
+        for name in gone[: max(0, len(gone) - MAX_GONE)]:
+            self._fold(self._last.pop(name))
+
+    def families(self) -> Iterator[Metric]:
+        """Every `parity_relay_*` and `parity_feed_*` family."""
+        total = merge_snapshots([self._base, *self._last.values()])
+        live = merge_snapshots([self._last[name] for name in self._connected if name in self._last])
+        requests = total["requests"]
+        yield counter(
+            "parity_relay_requests",
+            "Requests that ended, by route and class of the status that the client got.",
+            ("route", "status_class"),
+            {(r, c): number(requests.get(r, {}).get(c)) for r in ROUTES for c in STATUS_CLASSES},
+        )
+        yield counter(
+            "parity_relay_errors",
+            "Errors that the relay itself answered or suffered, by kind.",
+            ("kind",),
+            {(kind,): number(total["errors"].get(kind)) for kind in RELAY_ERRORS},
+        )
+        yield counter(
+            "parity_relay_lost",
+            "Sampled exchanges that the capture dropped, by reason.",
+            ("reason",),
+            {(reason,): number(count) for reason, count in total["lost"].items()},
+        )
+        for key, name, help in _COUNTERS:
+            yield counter(f"parity_relay_{name}", help, (), {(): number(total.get(key))})
+        yield gauge("parity_relay_workers", "Relay workers connected to this monitor.", (), {(): len(self._connected)})
+        yield gauge("parity_relay_in_flight_requests", "Requests in flight.", (), {(): number(live.get("in_flight"))})
+        yield gauge("parity_relay_connections", "Client connections open.", (), {(): number(live.get("connections"))})
+        yield from _timings(total, live)
+        yield from _feed(total.get("feed", {}), live.get("feed", {}))
+
+    def _fold(self, snapshot: dict[str, Any]) -> None:
+        self._base = merge_snapshots([self._base, snapshot])
+
+
+def _requests(snapshot: Mapping[str, Any]) -> float:
+    return sum(number(n) for by_class in snapshot.get("requests", {}).values() for n in by_class.values())
+
+
+def _timings(total: Mapping[str, Any], live: Mapping[str, Any]) -> Iterator[Metric]:
+    first_byte = total["first_byte_s"]
+    family = HistogramMetricFamily(
+        "parity_relay_first_byte_seconds", "Time from a request's first byte to the reply's first byte."
+    )
+    family.add_metric((), cumulative(FIRST_BYTE_BUCKETS_S, first_byte["counts"]), number(first_byte["sum"]))
+    yield family
+    lag = total["loop_lag_s"]
+    yield SummaryMetricFamily(
+        "parity_relay_loop_lag_seconds",
+        "How late the relay's event loop woke up.",
+        count_value=int(number(lag["count"])),
+        sum_value=number(lag["sum"]),
+    )
+    yield gauge(
+        "parity_relay_loop_lag_max_seconds",
+        "The latest that a connected worker's event loop ever woke up.",
+        (),
+        {(): number(live["loop_lag_s"]["max"])},
+    )
+
+
+def _feed(total: Mapping[str, Any], live: Mapping[str, Any]) -> Iterator[Metric]:
+    yield counter("parity_feed_offered", "Events that the relay left for the monitor.", (), {(): _n(total, "offered")})
+    yield counter("parity_feed_sent", "Events that the monitor acknowledged.", (), {(): _n(total, "sent")})
+    yield counter(
+        "parity_feed_dropped",
+        "Events that the feed dropped, by reason.",
+        ("reason",),
+        {(reason,): number(total.get("dropped", {}).get(reason)) for reason in ("feed_full", "feed_down")},
+    )
+    yield gauge("parity_feed_queue_bytes", "Bytes held for the monitor.", (), {(): _n(live, "queue_bytes")})
+    yield gauge("parity_feed_queue_exchanges", "Exchanges held for it.", (), {(): _n(live, "queue_exchanges")})
+
+
+def _n(values: Mapping[str, Any], key: str) -> float:
+    return number(values.get(key))
