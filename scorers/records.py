@@ -1,9 +1,9 @@
 """The values that scorers read and return. Pure data; every module in this package speaks these words.
 
-    DecodedRequest      what the client asked, as far as a scorer needs it
-    DecodedReply        one arm's answer: choices, token logprobs, usage
-    Pair                a request and the two replies to it; arm says what stands on the left side
-    Score / Unscored    a number in a stated unit / a stated reason why there is none
+DecodedRequest      what the client asked, as far as a scorer needs it
+DecodedReply        one arm's answer: choices, token logprobs, usage
+Pair                a request and the two replies to it; arm says what stands on the left side
+Score / Unscored    a number in a stated unit / a stated reason why there is none
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ class Reason(StrEnum):
     NO_JSON_FORMAT = "no_json_format"
     NO_SPANS = "no_spans"
     NO_CALLS = "no_calls"
+    NO_FREE_TEXT = "no_free_text"
+    CALLED_TOOLS = "called_tools"
     NOT_PLANNED = "not_planned"
     NOT_A_PROBE = "not_a_probe"
     EMPTY_REPLY = "empty_reply"
@@ -60,6 +62,8 @@ _NOT_APPLICABLE = frozenset(
         Reason.NO_JSON_FORMAT,
         Reason.NO_SPANS,
         Reason.NO_CALLS,
+        Reason.NO_FREE_TEXT,
+        Reason.CALLED_TOOLS,
         Reason.NOT_PLANNED,
         Reason.NOT_A_PROBE,
         Reason.EMPTY_REPLY,

@@ -1,0 +1,153 @@
+"""Spans of an answer that stand verbatim far back in the prompt. Back room of recall.py.
+
+Cost: a bounded number of C searches of the prompt (never an index of it), so a 100k-token prompt takes
+milliseconds. Every bound is a *choice*.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from scorers.records import DecodedRequest
+from scorers.wire import content_text
+
+TAIL_CHARS = 512  # the prompt's end: answering from it needs no long context
+MAX_TURN_CHARS = 4_096  # a last user turn up to this is a question; a longer one is the document itself
+RUN_WORDS = 8  # metrology 3
+MIN_ID_CHARS = 3  # shorter ones stand in any prompt
+MAX_QUOTE_CHARS = 200
+MAX_ANSWER_CHARS = 32_768
+MAX_SPANS = 64
+MAX_OCCURRENCES = 4
+_BLOCK_WORDS = RUN_WORDS // 2  # any run of 8 words holds an aligned block of 4
+
+_WORD = re.compile(r"\S+")
+_ID = re.compile(
+    r"(?<![\w])[A-Za-z_]*\d[\w]*(?:[-./:,_@][\w]*\d[\w]*)*|(?<![\w])[A-Za-z]+(?:[-_][A-Za-z]+)*[-_]\w*\d\w*"
+)
+_QUOTED = re.compile(r"\"([^\"\n]{3,200})\"|“([^”\n]{3,200})”|`([^`\n]{3,200})`|«([^»\n]{3,200})»")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of the answer and where it stands in the prompt. Units: position in characters."""
+
+    kind: str
+    text: str
+    position: int
+
+
+def far_text(request: DecodedRequest) -> tuple[str, str]:
+    """The prompt but for its end, and that end: the last 512 characters, or the last user turn where it is
+    longer and still a question."""
+    prompt = request.prompt_text
+    tail = max(TAIL_CHARS, _last_turn_chars(request))
+    cut = max(len(prompt) - tail, 0)
+    return prompt[:cut], prompt[cut:]
+
+
+def _last_turn_chars(request: DecodedRequest) -> int:
+    messages = request.body.get("messages")
+    if not isinstance(messages, list) or not messages or messages[-1].get("role") != "user":
+        return 0
+    length = len(content_text(messages[-1].get("content"), "messages.content"))
+    return length if length <= MAX_TURN_CHARS else 0
+
+
+def copied_spans(answer: str, far: str, near: str) -> list[Span]:
+    """Distinct spans of the answer that stand in `far` and not in `near`: ids and numbers, quoted strings,
+    and verbatim runs of words, cut into pieces of eight."""
+    answer = answer[:MAX_ANSWER_CHARS]
+    spans: dict[str, Span] = {}
+    for kind, text in (*_ids(answer), *_quotes(answer)):
+        if text not in spans and len(spans) < MAX_SPANS:
+            position = find_whole(far, text)
+            if position >= 0 and find_whole(near, text) < 0:
+                spans[text] = Span(kind, text, position)
+    for text, position in _runs(answer, far):
+        if len(spans) >= MAX_SPANS:
+            break
+        if text not in spans and find_whole(near, text) < 0:
+            spans[text] = Span("run", text, position)
+    return list(spans.values())
+
+
+def says(said: str, span: str) -> bool:
+    """Whether the text says the span as whole words: "123" is not said by "1234", nor by "1,123"."""
+    return find_whole(said, span) >= 0
+
+
+def find_whole(text: str, span: str) -> int:
+    """Where the span stands in the text as whole words, or -1."""
+    position = text.find(span) if span else -1
+    while position >= 0:
+        if _is_whole(text, position, position + len(span)):
+            return position
+        position = text.find(span, position + 1)
+    return -1
+
+
+def _is_whole(text: str, start: int, end: int) -> bool:
+    first, last = text[start], text[end - 1]
+    before, after = text[start - 1 : start], text[end : end + 1]
+    if _joins(first, before) or _joins(last, after):
+        return False
+    inside_number = first.isdigit() and before in (".", ",") and text[start - 2 : start - 1].isdigit()
+    goes_on = last.isdigit() and after in (".", ",") and text[end + 1 : end + 2].isdigit()
+    return not (inside_number or goes_on)
+
+
+def _joins(edge: str, outside: str) -> bool:
+    return bool(outside) and (edge.isalnum() or edge == "_") and (outside.isalnum() or outside == "_")
+
+
+def _ids(answer: str) -> list[tuple[str, str]]:
+    found = (match.group().rstrip(".,:/-@") for match in _ID.finditer(answer))
+    return [("id", text) for text in dict.fromkeys(found) if len(text) >= MIN_ID_CHARS][:MAX_SPANS]
+
+
+def _quotes(answer: str) -> list[tuple[str, str]]:
+    found = (next(group for group in match.groups() if group).strip() for match in _QUOTED.finditer(answer))
+    return [("quote", text) for text in dict.fromkeys(found) if len(text) >= MIN_ID_CHARS][:MAX_SPANS]
+
+
+def _runs(answer: str, far: str) -> list[tuple[str, int]]:
+    """Pieces of eight words of the answer's maximal verbatim runs, with their place in `far`."""
+    words = [match.span() for match in _WORD.finditer(answer)]
+    pieces: list[tuple[str, int]] = []
+    block = 0
+    while block + _BLOCK_WORDS <= len(words) and len(pieces) < MAX_SPANS:
+        first, last, offset = _longest_run(answer, far, words, block)
+        if last - first >= RUN_WORDS:
+            for start in range(first, last - RUN_WORDS + 1, RUN_WORDS):
+                begin, end = words[start][0], words[start + RUN_WORDS - 1][1]
+                pieces.append((answer[begin:end], begin + offset))
+        block = max(block + _BLOCK_WORDS, last // _BLOCK_WORDS * _BLOCK_WORDS)
+    return pieces
+
+
+def _longest_run(answer: str, far: str, words: list[tuple[int, int]], block: int) -> tuple[int, int, int]:
+    """The longest run of whole words around the block, over its first occurrences in `far`: its first word,
+    the word past its last, and what to add to a place in the answer to get the place in `far`."""
+    begin, end = words[block][0], words[block + _BLOCK_WORDS - 1][1]
+    needle = answer[begin:end]
+    best = (block, block, 0)
+    position = far.find(needle)
+    for _ in range(MAX_OCCURRENCES):
+        if position < 0:
+            break
+        offset = position - begin
+        first, last = block, block + _BLOCK_WORDS
+        while first > 0 and _same(answer, far, words[first - 1][0], words[first][0], offset):
+            first -= 1
+        while last < len(words) and _same(answer, far, words[last - 1][1], words[last][1], offset):
+            last += 1
+        if last - first > best[1] - best[0]:
+            best = (first, last, offset)
+        position = far.find(needle, position + 1)
+    return best
+
+
+def _same(answer: str, far: str, start: int, end: int, offset: int) -> bool:
+    return start + offset >= 0 and far[start + offset : end + offset] == answer[start:end]
