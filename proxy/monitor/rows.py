@@ -96,6 +96,16 @@ class LedgerRow:
         )
 
 
+class Checkpoint(Protocol):
+    """Folding the rows after `position` into the evidence in `state_json` gives the whole."""
+
+    @property
+    def position(self) -> int: ...
+
+    @property
+    def state_json(self) -> str: ...
+
+
 class Ledger(Protocol):
     """The durable record. Calls block (run them off the event loop); each raises LedgerError."""
 
@@ -124,8 +134,19 @@ class Ledger(Protocol):
         """An operator's act or a change of state: reset, pause, resume, breaker."""
         ...
 
-    def observations(self, epoch: int) -> Iterator[Observation]:
-        """Every row of an epoch in rising position, streamed."""
+    def observations(self, epoch: int, after: int = -1) -> Iterator[Observation]:
+        """Every row of an epoch past position `after`, in rising position, streamed.
+
+        Raises:  LedgerError, also when such rows were pruned: start from the checkpoint then.
+        """
+        ...
+
+    def checkpoint(self, epoch: int, position: int, state_json: str) -> None:
+        """Evidence folded up to and including `position` is stored, so that `prune` may let those rows go."""
+        ...
+
+    def checkpoint_of(self, epoch: int) -> Checkpoint | None:
+        """The latest checkpoint of an epoch."""
         ...
 
     def pairs(self, *, limit: int, before: int | None, score: str | None, mismatched: bool) -> list[LedgerRow]:

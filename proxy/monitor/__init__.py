@@ -1,0 +1,22 @@
+"""The parity plane: the only process that knows what the relayed bytes mean. Nothing here can reach a client.
+
+    rows.py         what the ledger keeps, and the seams Ledger and MonitorView
+
+    pipeline.py     Monitor: relay events in, rows and a verdict out; joins the rooms below
+    order.py        the sampling order: a place for every sampled request, rows released in that order
+    jobs.py         the bounded backlog, and the work on one exchange:
+      plan.py         eligible or not, which calls, which coins;  coding.py undoes content codings
+      probes.py       planted needles;  forcing.py teacher-forced calls
+      mirror.py       calls the arms: bounded, timed, guarded by breaker.py
+      evaluate.py     replies to scores, and the bodies worth keeping;  redact.py takes out what may not be kept
+      record.py       the row that a slot ends in
+    writer.py       rows to the ledger, in batches, by one thread
+    standing.py     the current epoch's evidence and its verdict;  watch.py notices changed arms
+
+    ledger.py       the ledger in SQLite;  ledger_file, ledger_reader, packing, retention its back rooms
+    exposition.py   what Prometheus sees
+    control.py      the control port;  guard.py, gate.py, page/ its rooms
+
+Threads: the event loop; one for parsing and scoring; one that writes the ledger. Every queue is bounded, and what does
+not fit becomes a row that says so.
+"""

@@ -1,0 +1,188 @@
+"""What to do with one exchange, decided before anything is called. Pure: the same exchange gives the same plan.
+
+A request at temperature 0 is compared as it was served; any other is replayed greedily on both arms, on the share that
+its coin picks (DESIGN 5.4). Every coin is a keyed hash of the exchange's id, one key per coin, so that no coin
+looks at an answer and each can be recomputed from the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+
+from backends.shape import Refusal, ShadowCall, classify, shadow_headers, shape_replay
+from proxy.exchange import Exchange, Outcome
+from proxy.monitor.coding import header, unpacked
+from proxy.monitor.rows import Ineligible
+from proxy.sampling import Sampler
+from proxy.settings import Settings
+from scorers.decode import DecodeError, decode_request
+from scorers.records import DecodedRequest, Probe, Reason, Stratum, length_bucket
+
+CHARS_PER_TOKEN = 4  # choice: only where no engine has counted the prompt
+_MIRRORED_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
+
+
+@dataclass(frozen=True, slots=True)
+class Coins:
+    """How the coins fell for one exchange."""
+
+    replay: bool
+    noise: bool
+    teacher_forced: bool
+    needle: bool
+    keep: bool
+
+
+class Tosser:
+    """Tosses the coins: `Sampler` with a salt of its own for each."""
+
+    def __init__(self, settings: Settings) -> None:
+        mirror = settings.mirror
+        forced_rate = mirror.teacher_forced_rate if settings.reference.teacher_forcing else 0.0
+        salt = settings.sampling.salt
+        self._replay = _coin(salt, "replay", mirror.replay_rate)
+        self._noise = _coin(salt, "noise", mirror.noise_rate)
+        self._teacher_forced = _coin(salt, "teacher_forced", forced_rate)
+        self._needle = _coin(salt, "needle", mirror.needle_rate)
+        self._keep = _coin(salt, "keep", settings.ledger.keep_share)
+
+    def toss(self, id: str) -> Coins:
+        """The coins of this exchange, the same whenever asked."""
+        return Coins(
+            replay=self._replay.decide(id, 0),
+            noise=self._noise.decide(id, 0),
+            teacher_forced=self._teacher_forced.decide(id, 0),
+            needle=self._needle.decide(id, 0),
+            keep=self._keep.decide(id, 0),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The reply that the client got, content coding undone."""
+
+    content_type: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An eligible exchange and the calls that it needs.
+
+    `served` is the left side as it stands, for greedy requests. `replay` asks the candidate again, `reference` and
+    `control` (the noise share) ask the reference. `failed`: the candidate did not answer the client properly, so
+    there is nothing to compare and nothing is called. `probe`: this is a planted needle, not the client's request.
+    """
+
+    id: str
+    path: str
+    request: DecodedRequest
+    request_body: bytes
+    coins: Coins
+    headers: Mapping[str, str]
+    reference: ShadowCall
+    served: Served | None = None
+    replay: ShadowCall | None = None
+    control: ShadowCall | None = None
+    failed: Reason | None = None
+    probe: Probe | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TurnedAway:
+    """Not eligible, and why. `request` is there when it could be read."""
+
+    reason: Ineligible
+    request: DecodedRequest | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def plan(exchange: Exchange, coins: Coins, settings: Settings) -> Plan | TurnedAway:
+    """What to do with this exchange."""
+    path = exchange.target.partition("?")[0]
+    if exchange.method != "POST":
+        return TurnedAway(Ineligible.METHOD)
+    if path not in _MIRRORED_PATHS:
+        return TurnedAway(Ineligible.PATH)
+    body = unpacked(exchange.request_headers, exchange.request_body, settings.feed.max_request_bytes)
+    if body is None:
+        return TurnedAway(Ineligible.CONTENT_CODING)
+    try:
+        request = decode_request(path, body)
+    except DecodeError:
+        return TurnedAway(Ineligible.BAD_REQUEST)
+    kind = classify(path, request.body)
+    if isinstance(kind, Refusal):
+        return TurnedAway(Ineligible(kind.reason.value))
+    if exchange.outcome is Outcome.CLIENT_CLOSED:
+        return TurnedAway(Ineligible.CLIENT_CLOSED, request)
+    if 400 <= exchange.status < 500:
+        return TurnedAway(Ineligible.CLIENT_ERROR, request)
+    if not request.greedy and not coins.replay:
+        headers = shadow_headers(exchange.request_headers, settings.mirror.forward_headers)
+        return TurnedAway(Ineligible.SAMPLED_NOT_REPLAYED, request, headers)  # a needle may still be planted in it
+    planned = _with_calls(exchange, path, request, body, coins, settings)
+    if isinstance(planned, Refusal):
+        return TurnedAway(Ineligible(planned.reason.value), request)
+    if not request.greedy or planned.failed is not None:
+        return planned
+    reply = unpacked(exchange.response_headers, exchange.response_body, settings.feed.max_response_bytes)
+    if reply is None:
+        return TurnedAway(Ineligible.CONTENT_CODING, request)
+    return replace(planned, served=Served(header(exchange.response_headers, b"content-type"), reply))
+
+
+def seed_of(id: str, run: str) -> int:
+    """A seed for one shadow call: stable per exchange, another one per run. 31 bits, which every engine takes."""
+    return int.from_bytes(blake2b(f"{run}:{id}".encode(), digest_size=4).digest(), "big") >> 1
+
+
+def stratum_of(request: DecodedRequest, prompt_tokens: int | None) -> Stratum:
+    """The cell that a request belongs to; without an engine's count, from the length of the prompt's text."""
+    tokens = prompt_tokens if prompt_tokens is not None else estimated_tokens(request)
+    return Stratum(length_bucket(tokens), tools=bool(request.tools), stream=request.stream, greedy=request.greedy)
+
+
+def estimated_tokens(request: DecodedRequest) -> int:
+    """A guess at the prompt's length in tokens, from its text."""
+    return len(request.prompt_text) // CHARS_PER_TOKEN
+
+
+def _with_calls(
+    exchange: Exchange, path: str, request: DecodedRequest, body: bytes, coins: Coins, settings: Settings
+) -> Plan | Refusal:
+    def shaped(model: str | None, run: str) -> ShadowCall | Refusal:
+        return shape_replay(
+            request.body,
+            path,
+            model=model,
+            top_logprobs=settings.mirror.top_logprobs,
+            greedy=True,
+            seed=seed_of(exchange.id, run),
+            max_tokens_cap=None,
+        )
+
+    reference = shaped(settings.reference.model, "first")
+    if isinstance(reference, Refusal):
+        return reference
+    replay = shaped(settings.candidate.model, "first") if coins.replay else None
+    control = shaped(settings.reference.model, "second") if coins.noise else None
+    answered = exchange.outcome is Outcome.COMPLETE and 200 <= exchange.status < 300
+    return Plan(
+        id=exchange.id,
+        path=path,
+        request=request,
+        request_body=body,
+        coins=coins,
+        headers=shadow_headers(exchange.request_headers, settings.mirror.forward_headers),
+        reference=reference,
+        replay=replay if isinstance(replay, ShadowCall) else None,
+        control=control if isinstance(control, ShadowCall) else None,
+        failed=None if answered else Reason.CANDIDATE_ERROR,
+    )
+
+
+def _coin(salt: str, name: str, rate: float) -> Sampler:
+    return Sampler(salt=f"{salt}/{name}".encode(), rate=rate, large_body_rate=rate, large_body_bytes=1)

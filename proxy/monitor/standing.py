@@ -1,0 +1,139 @@
+"""Where the evidence stands: the current epoch, what was folded into it, and the verdict that it gives."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from proxy.errors import LedgerError
+from proxy.monitor.rows import Ledger, LedgerRow
+from scorers.judge import EvidenceState, Verdict, VerdictContext
+
+_log = logging.getLogger(__name__)
+
+
+class MonitorMetrics(Protocol):
+    """What the monitor tells its metrics; proxy/monitor/exposition.py implements it."""
+
+    def shadow_call(self, arm: str, outcome: str, seconds: float) -> None: ...
+
+    def row(self, row: LedgerRow) -> None: ...
+
+    def relay_stats(self, worker: str, snapshot: Mapping[str, Any]) -> None: ...
+
+    def relay_connection(self, worker: str, connected: bool) -> None: ...
+
+    def ledger_write_error(self) -> None: ...
+
+    def ledger_rows_dropped(self, count: int) -> None: ...
+
+
+class Standing:
+    """The evidence of the current epoch. It grows by durable rows only, so the ledger gives it again."""
+
+    def __init__(self, recipe: str, evidence: Callable[[], EvidenceState]) -> None:
+        self._recipe = recipe
+        self._fresh = evidence
+        self._evidence: EvidenceState | None = None
+        self._epoch: int | None = None
+        self._last_position = -1
+        self._hold = ""
+        self._broken = ""
+        self.contract: Mapping[str, Any] = {}
+        self.folded = 0
+        self.prompt_token_mismatches = 0
+
+    @property
+    def epoch(self) -> int:
+        """The current epoch. Only after `resume`."""
+        return self._epoch if self._epoch is not None else 0
+
+    def resume(self, ledger: Ledger, epoch: int, contract: Mapping[str, Any]) -> None:
+        """Folds the epoch's rows again. Blocks: run it off the loop.
+
+        Rows that were pruned are in the ledger's checkpoint, which holds for the budgets that it was made under.
+        Raises:  LedgerError when the ledger cannot be read, or the pruned rows cannot be had in any other way.
+        """
+        evidence = self._fresh()
+        try:
+            last, folded = _fold_all(evidence, ledger, epoch, -1)
+        except LedgerError as error:
+            evidence, after = self._from_checkpoint(ledger, epoch, error)
+            last, folded = _fold_all(evidence, ledger, epoch, after)
+            last = max(last, after)
+        self._evidence, self._epoch, self.contract = evidence, epoch, contract
+        self._last_position, self.folded = last, folded
+
+    def begin(self, epoch: int, contract: Mapping[str, Any]) -> None:
+        """An epoch without rows."""
+        self._evidence, self._epoch, self.contract = self._fresh(), epoch, contract
+        self._last_position, self.folded, self.prompt_token_mismatches = -1, 0, 0
+        self._hold = ""
+
+    def hold(self, sentence: str) -> None:
+        """Forbids a pass until the next epoch begins."""
+        self._hold = sentence
+
+    def fold(self, rows: Sequence[LedgerRow]) -> None:
+        """Takes in rows that are durable, in rising position; those of another epoch are not for this evidence."""
+        for row in rows:
+            if row.epoch != self._epoch or self._evidence is None:
+                continue
+            try:
+                self._evidence.fold(row.observation())
+            except Exception as error:  # noqa: BLE001  a defect of ours must stop passes and show, not stop the writing
+                _log.exception("a row could not be folded")
+                self._broken = f"evidence could not take in a row ({type(error).__name__}); restart to fold again"
+                continue
+            self._last_position = row.position
+            self.folded += 1
+            if row.kind == "live" and row.prompt_tokens is not None and row.reference_prompt_tokens is not None:
+                self.prompt_token_mismatches += row.prompt_tokens != row.reference_prompt_tokens
+
+    def checkpoint(self) -> tuple[int, int, str] | None:
+        """(epoch, position, evidence as JSON) for the ledger; None while there is nothing to keep."""
+        if self._evidence is None or self._epoch is None or self._last_position < 0 or self._broken:
+            return None
+        return self._epoch, self._last_position, json.dumps(self._evidence.to_json())
+
+    def verdict(self, holds: Sequence[str]) -> Verdict:
+        """The verdict of this moment; inconclusive while the ledger is still being read."""
+        if self._evidence is None:
+            return Verdict("inconclusive", ("the monitor is reading its ledger",), recipe=self._recipe)
+        own = [sentence for sentence in (self._hold, self._broken) if sentence]
+        context = VerdictContext(
+            recipe=self._recipe,
+            epoch=self._epoch,
+            holds=(*holds, *own),
+            prompt_token_mismatches=self.prompt_token_mismatches,
+        )
+        return self._evidence.verdict(context)
+
+    def alarms(self) -> list[str]:
+        """Sentences about what was folded that no budget would tell."""
+        if not self.prompt_token_mismatches:
+            return []
+        return [f"{self.prompt_token_mismatches} pairs whose arms counted different prompt tokens"]
+
+    def _from_checkpoint(self, ledger: Ledger, epoch: int, error: LedgerError) -> tuple[EvidenceState, int]:
+        checkpoint = ledger.checkpoint_of(epoch)
+        if checkpoint is None:
+            raise error
+        evidence, fresh = EvidenceState.from_json(json.loads(checkpoint.state_json)), self._fresh()
+        if evidence.budgets != fresh.budgets or evidence.rules != fresh.rules:
+            raise LedgerError(
+                "the budgets changed, and rows that the new ones would need were pruned; start with a new ledger "
+                "(ledger.path), or restore the old [budgets] and [gate]"
+            ) from error
+        return evidence, checkpoint.position
+
+
+def _fold_all(evidence: EvidenceState, ledger: Ledger, epoch: int, after: int) -> tuple[int, int]:
+    """(last position or -1, how many) of the rows folded."""
+    last, count = -1, 0
+    for observation in ledger.observations(epoch, after):
+        evidence.fold(observation)
+        last, count = observation.position, count + 1
+    return last, count
