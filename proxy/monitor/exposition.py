@@ -28,7 +28,8 @@ from scorers.judge import Verdict
 from scorers.records import Reason, ScoreSpec
 
 ARMS = ("candidate", "reference")
-OUTCOMES = ("ok", "http_4xx", "http_5xx", "unavailable", "timeout", "protocol_error", "cancelled")
+OUTCOMES = ("ok", "rejected", "error", "timeout", "breaker_open", "cancelled")
+UNTIMED_OUTCOMES = ("breaker_open", "cancelled")  # no call was made, or not to its end
 BREAKER_STATES = ("closed", "open", "half_open")
 # Buckets are a *choice*: shadow calls are whole generations, from a short answer to the default time-out and past it.
 CALL_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -109,7 +110,8 @@ class ParityMetrics(Collector):
         """Counts one shadow call. Units: seconds."""
         arm = _closed(arm, ARMS)
         self._calls.add(arm, _closed(outcome, OUTCOMES))
-        self._call_seconds.observe(seconds, arm)
+        if outcome not in UNTIMED_OUTCOMES:
+            self._call_seconds.observe(seconds, arm)
 
     def row(self, row: LedgerRow) -> None:
         """Counts one row, once it is durable."""

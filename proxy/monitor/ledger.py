@@ -26,6 +26,7 @@ MAX_PATH_CHARS = 128  # *choice*: a client chooses the path; only its head is wo
 _INSERT_ROW = f"INSERT INTO exchanges VALUES ({', '.join('?' * 20)})"
 _INSERT_BODIES = "INSERT INTO bodies VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _DAY_S = 86_400.0
+_MAX_INTEGER = 2**63 - 1
 
 
 class SqliteLedger(LedgerReader):
@@ -173,14 +174,14 @@ class SqliteLedger(LedgerReader):
             DISPOSITIONS.index(row.disposition),
             None if row.reason is None else self._name(row.reason),
             None if row.stratum is None else self._name(str(row.stratum)),
-            row.path[:MAX_PATH_CHARS],
+            row.path[:MAX_PATH_CHARS].encode("utf-8", "replace").decode(),
             row.status,
             self._name(row.outcome),
             row.duration_s,
             row.first_byte_s,
-            row.prompt_tokens,
-            row.reference_prompt_tokens,
-            row.completion_tokens,
+            _counted(row.prompt_tokens),
+            _counted(row.reference_prompt_tokens),
+            _counted(row.completion_tokens),
             self._shape(row.scores),
             pack(row.scores),
         )
@@ -188,7 +189,8 @@ class SqliteLedger(LedgerReader):
     def _insert_bodies(self, row: LedgerRow) -> None:
         bodies = row.bodies
         assert bodies is not None
-        told = json.dumps([dict(score.explanation) for score in row.scores], separators=(",", ":")).encode()
+        explanations = [dict(score.explanation) for score in row.scores]
+        told = json.dumps(explanations, separators=(",", ":"), default=str).encode()
         scores = {
             score.name: self._is_mismatch(score)
             for score in row.scores
@@ -236,3 +238,8 @@ class SqliteLedger(LedgerReader):
             id = self._connection.execute("INSERT INTO shapes (slots) VALUES (?) RETURNING id", (text,)).fetchone()[0]
             self._shapes[slots] = id
         return id
+
+
+def _counted(tokens: int | None) -> int | None:
+    """An upstream's own count, as far as the database can hold it."""
+    return None if tokens is None else min(tokens, _MAX_INTEGER)

@@ -1,0 +1,287 @@
+"""The monitor's own port: metrics, health, the gate, the pairs behind it, and a page for people.
+
+Loopback without a token, a token anywhere else. Nothing here writes what a prompt says into a log. Reads of the
+ledger run in threads, on their own connections: neither the monitor's loop nor its writer waits for a reader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal, Protocol
+
+import orjson
+import uvicorn
+from fastapi import FastAPI, HTTPException, Path, Query, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.types import ASGIApp
+
+from proxy.errors import LedgerError, SettingsError
+from proxy.monitor import gate
+from proxy.monitor.exposition import ParityMetrics
+from proxy.monitor.guard import Guard, is_loopback
+from proxy.monitor.ledger_reader import LedgerStats
+from proxy.monitor.page import CONTENT_SECURITY_POLICY, overview, pair_page, problem
+from proxy.monitor.readable import side_by_side, summary
+from proxy.monitor.rows import LedgerRow, MonitorView
+
+KEEP_ALIVE_S = 120  # above Prometheus' default scrape interval of 60 s, so that a scraper's connection is never closed
+MAX_CONNECTIONS = 256  # *choice*: people, scrapers and rollout tools; beyond it 503
+SHUTDOWN_GRACE_S = 3  # *choice*: a reader of the page is not worth more
+PAGE_PAIRS = 20  # DESIGN 2.7: sample 20 and show them side by side
+REFRESH_S = (5, 3600)  # *choice*
+
+_SECURITY_HEADERS = {
+    "content-security-policy": CONTENT_SECURITY_POLICY,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+_log = logging.getLogger(__name__)
+
+
+class PairSource(Protocol):
+    """What the port reads of the ledger. Calls block and raise LedgerError."""
+
+    def pairs(self, *, limit: int, before: int | None, score: str | None, mismatched: bool) -> list[LedgerRow]: ...
+
+    def pair(self, id: str, kind: Literal["live", "probe"] | None = None) -> LedgerRow | None: ...
+
+    def stats(self) -> LedgerStats: ...
+
+
+def create_control_app(
+    view: MonitorView, ledger: PairSource, metrics: ParityMetrics, token: str | None, recipe: str
+) -> FastAPI:
+    """The port's application. An empty token is no token."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.has_token = bool(token)
+    app.add_middleware(Guard, token=token or None, response_headers=_SECURITY_HEADERS)
+    _add_probes(app, view, ledger, metrics, recipe)
+    _add_gate(app, view, recipe)
+    _add_pairs(app, ledger)
+    _add_acts(app, view)
+    _add_page(app, view, ledger, recipe)
+    _add_problems(app)
+    return app
+
+
+async def serve_control(
+    app: ASGIApp, host: str, port: int, shutdown: asyncio.Event, on_listening: Callable[[str, int], None]
+) -> None:
+    """Serves until `shutdown` is set, on the running loop; signals stay the caller's. Port 0: the system chooses.
+
+    Raises:  SettingsError when the host is beyond loopback and the app has no token, or cannot be bound.
+    """
+    if not is_loopback(host) and not getattr(getattr(app, "state", None), "has_token", False):
+        raise SettingsError(
+            [
+                f'control.host: "{host}" is beyond loopback and the port has no token; name a variable that holds one '
+                'with control.token_env, or set control.host = "127.0.0.1"'
+            ]
+        )
+    listener = _listen(host, port)
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
+        limit_concurrency=MAX_CONNECTIONS,
+    )
+    server = _Server(config)
+    bound_host, bound_port = listener.getsockname()[:2]
+    stopper = asyncio.create_task(_stop(server, shutdown))
+    try:
+        on_listening(bound_host, bound_port)
+        await server.serve(sockets=[listener])
+    finally:
+        stopper.cancel()
+        listener.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, less its signal handlers: the composition root has its own."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _stop(server: uvicorn.Server, shutdown: asyncio.Event) -> None:
+    await shutdown.wait()
+    server.should_exit = True
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise SettingsError([f'control.host: "{host}" cannot be used: {error.strerror or error}']) from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise SettingsError(
+            [f"control.port: {host}:{port} cannot be bound: {error.strerror or error}; choose another control.port"]
+        ) from error
+    return listener
+
+
+def _add_probes(app: FastAPI, view: MonitorView, ledger: PairSource, metrics: ParityMetrics, recipe: str) -> None:
+    @app.get("/healthz")
+    async def healthz() -> Response:
+        return _json({"alive": True})
+
+    @app.get("/readyz")
+    async def readyz() -> Response:
+        conditions = dict(view.readiness())
+        ready = all(conditions.values())
+        return _json({"ready": ready, "conditions": conditions}, 200 if ready else 503)
+
+    @app.get("/metrics")
+    async def scrape(request: Request) -> Response:
+        try:
+            stats: LedgerStats | None = await asyncio.to_thread(ledger.stats)
+        except LedgerError as error:
+            _log.warning("the scrape goes without the ledger's size: %s", error)
+            stats = None
+        body, content_type = metrics.scrape(
+            verdict=gate.current(view, recipe),
+            readiness=view.readiness(),
+            state=view.state(),
+            ledger=stats,
+            accept=request.headers.get("accept", ""),
+        )
+        return Response(body, media_type=content_type)
+
+    @app.get("/state")
+    async def state() -> Response:
+        return _json(view.state())
+
+
+def _add_gate(app: FastAPI, view: MonitorView, recipe: str) -> None:
+    @app.get("/gate")
+    async def plain(recipe_asked: Annotated[str | None, Query(alias="recipe")] = None) -> Response:
+        return _json(gate.plain(gate.current(view, recipe), recipe_asked))
+
+    @app.get("/gate/v1/argo")
+    async def argo(recipe_asked: Annotated[str | None, Query(alias="recipe")] = None) -> Response:
+        return _json(gate.argo(gate.current(view, recipe), recipe_asked))
+
+
+def _add_pairs(app: FastAPI, ledger: PairSource) -> None:
+    @app.get("/pairs")
+    async def pairs(
+        limit: Annotated[int, Query(ge=1, le=500)] = 50,
+        before: Annotated[int | None, Query(ge=0)] = None,
+        score: Annotated[str | None, Query(max_length=64)] = None,
+        mismatched: bool = False,
+    ) -> Response:
+        rows = await asyncio.to_thread(ledger.pairs, limit=limit, before=before, score=score, mismatched=mismatched)
+        return _json([summary(row) for row in rows])
+
+    @app.get("/pairs/{id}")
+    async def pair(
+        request: Request,
+        id: Annotated[str, Path(max_length=128)],
+        kind: Annotated[Literal["live", "probe"] | None, Query()] = None,
+    ) -> Response:
+        row = await asyncio.to_thread(ledger.pair, id, kind)
+        if row is None:
+            raise HTTPException(404, "no such pair: unknown, its bodies were not kept, or they have been pruned")
+        shown = await asyncio.to_thread(side_by_side, row)
+        return HTMLResponse(pair_page(shown)) if _wants_html(request) else _json(shown)
+
+
+def _add_acts(app: FastAPI, view: MonitorView) -> None:
+    @app.post("/mirror/{act}")
+    async def act(request: Request, act: Literal["pause", "resume"]) -> Response:
+        (view.pause if act == "pause" else view.resume)()
+        if _wants_html(request):
+            return RedirectResponse("/", 303)
+        return _json({"paused": act == "pause"})
+
+
+def _add_page(app: FastAPI, view: MonitorView, ledger: PairSource, recipe: str) -> None:
+    @app.get("/")
+    async def page(
+        refresh: Annotated[int | None, Query(ge=REFRESH_S[0], le=REFRESH_S[1])] = None,
+        score: Annotated[str | None, Query(max_length=64)] = None,
+        before: Annotated[int | None, Query(ge=0)] = None,
+        every: bool = False,
+    ) -> Response:
+        trouble = None
+        try:
+            rows = await asyncio.to_thread(
+                ledger.pairs, limit=PAGE_PAIRS, before=before, score=score or None, mismatched=not every
+            )
+        except LedgerError as error:
+            rows, trouble = [], str(error)
+        html = overview(
+            verdict=gate.current(view, recipe),
+            readiness=view.readiness(),
+            state=view.state(),
+            pairs=[summary(row) for row in rows],
+            score=score or None,
+            every=every,
+            refresh_s=refresh,
+            trouble=trouble,
+            full=len(rows) == PAGE_PAIRS,
+        )
+        return HTMLResponse(html)
+
+
+def _add_problems(app: FastAPI) -> None:
+    @app.exception_handler(StarletteHTTPException)
+    async def http(request: Request, error: StarletteHTTPException) -> Response:
+        return _problem(request, error.status_code, str(error.detail), error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        told = "; ".join(f"{found['loc'][-1]}: {found['msg']}" for found in error.errors())
+        return _problem(request, 422, told)
+
+    @app.exception_handler(LedgerError)
+    async def unreadable(request: Request, error: LedgerError) -> Response:
+        return _problem(request, 503, str(error))
+
+
+def _problem(request: Request, status: int, told: str, headers: Mapping[str, str] | None = None) -> Response:
+    if _wants_html(request):
+        return HTMLResponse(problem(status, told), status, headers=dict(headers or {}))
+    return _json({"error": told}, status, headers)
+
+
+def _wants_html(request: Request) -> bool:
+    """True for a browser. JSON is what a caller gets who does not ask."""
+    return "text/html" in request.headers.get("accept", "")
+
+
+def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    try:
+        body = orjson.dumps(value)
+    except TypeError:
+        # A client's own numbers past 64 bits or lone surrogates, quoted in an explanation: slower, and it can.
+        body = json.dumps(value, default=str).encode()
+    return Response(body, status, headers=dict(headers or {}), media_type="application/json")

@@ -1,0 +1,100 @@
+"""Who may call the control port: it shows prompts and replies and can pause the mirror.
+
+With a token: every path but /healthz needs it, as a bearer token, or as the password of HTTP basic authentication
+so that a person's browser can open the page. Without one the port is on loopback only; then the Host header must
+name loopback, or any web site could read the pairs by rebinding its own name to 127.0.0.1. A request that changes
+something must not come from another site, with or without a token.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import ipaddress
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+OPEN_PATHS = frozenset({"/healthz"})
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class Guard:
+    """ASGI middleware; plain ASGI because BaseHTTPMiddleware buffers and hides disconnects."""
+
+    def __init__(self, app: ASGIApp, token: str | None, response_headers: dict[str, str]) -> None:
+        self._app = app
+        self._token = None if token is None else token.encode()
+        self._response_headers = [(name.encode(), value.encode()) for name, value in response_headers.items()]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+
+        async def dressed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                given = {name for name, _ in message["headers"]}
+                extra = [(name, value) for name, value in self._response_headers if name not in given]
+                message = {**message, "headers": [*message["headers"], *extra]}
+            await send(message)
+
+        refusal = self._refusal(scope)
+        await (refusal or self._app)(scope, receive, dressed)
+
+    def _refusal(self, scope: Scope) -> PlainTextResponse | None:
+        headers = Headers(scope=scope)
+        if scope["path"] not in OPEN_PATHS:
+            if self._token is not None and not self._knows_token(headers.getlist("authorization")):
+                challenge = {"www-authenticate": 'Bearer realm="parity", Basic realm="parity", charset="UTF-8"'}
+                return PlainTextResponse("the control port needs its token\n", 401, challenge)
+            if self._token is None and not names_loopback(headers.get("host", "")):
+                return PlainTextResponse("without a token the control port answers loopback names only\n", 421)
+        if scope["method"] not in _SAFE_METHODS and not _same_site(headers):
+            return PlainTextResponse("a request from another site changes nothing here\n", 403)
+        return None
+
+    def _knows_token(self, given: list[str]) -> bool:
+        if len(given) != 1 or self._token is None:
+            return False
+        scheme, _, credentials = given[0].partition(" ")
+        credentials = credentials.strip()
+        if scheme.lower() == "bearer":
+            return hmac.compare_digest(credentials.encode(), self._token)
+        if scheme.lower() == "basic":
+            try:
+                password = base64.b64decode(credentials, validate=True).partition(b":")[2]
+            except (binascii.Error, ValueError):
+                return False
+            return hmac.compare_digest(password, self._token)
+        return False
+
+
+def is_loopback(host: str) -> bool:
+    """True for localhost and the addresses that only this machine reaches."""
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def names_loopback(host_header: str) -> bool:
+    """True when a Host header (with or without a port) names loopback."""
+    try:
+        name = urlsplit(f"//{host_header}").hostname
+    except ValueError:
+        return False
+    return name is not None and is_loopback(name)
+
+
+def _same_site(headers: Headers) -> bool:
+    """False when a browser says that another site sent this. What is no browser says neither header."""
+    site = headers.get("sec-fetch-site")
+    if site is not None and site not in ("same-origin", "none"):
+        return False
+    origin = headers.get("origin")
+    return origin is None or urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
