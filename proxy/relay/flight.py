@@ -1,0 +1,262 @@
+"""One request in flight: its body on the way to the candidate, the reply on the way back, and how it ends.
+
+Nothing is sent to the client before the reply's head is whole. Once it is, a failure can only cut the reply short.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from math import inf
+from typing import Protocol
+
+from proxy.exchange import Outcome
+from proxy.metrics import route_of
+from proxy.relay.candidate import CandidateConnection, ConnectError
+from proxy.relay.chunked import ChunkedBody
+from proxy.relay.head import CHUNKED, UNTIL_CLOSE, ReplyHead, RequestHead
+from proxy.relay.refusal import Refusal, RefusedError
+from proxy.relay.worker import Worker
+
+COPY_BELOW_BYTES = 4096  # choice: below, one joined write is cheaper than a vector of three
+
+
+class Owner(Protocol):
+    """The client's connection, as seen from here."""
+
+    transport: asyncio.Transport
+    write_paused: bool
+
+    def pace_reading(self) -> None: ...
+    def hold(self, data: bytes) -> None: ...
+    def flight_ended(self, *, close: bool, linger: bool) -> None: ...
+    def flight_refused(self, refusal: Refusal, head: RequestHead, *, close: bool) -> None: ...
+    def flight_cut(self, *, reset: bool) -> None: ...
+
+
+class Flight:
+    """From an accepted head to the end of the reply. `over` is True once all that it held was given back."""
+
+    def __init__(self, owner: Owner, worker: Worker, head: RequestHead, started_s: float) -> None:
+        self._owner = owner
+        self._worker = worker
+        self._settings = worker.settings
+        self._counters = worker.counters
+        self._head = head
+        self._started_s = started_s
+        self._candidate: CandidateConnection | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._chunked = ChunkedBody() if head.chunked else None
+        self._left = head.length
+        self._unsent: list[bytes] = []
+        self._unsent_bytes = self._body_bytes = 0
+        self._write = owner.transport.write
+        self._rechunk = self._undelimited = self._close_after = False
+        self._status = 0
+        self._first_byte_s: float | None = None
+        self._first_byte_deadline_s = self._body_deadline_s = inf
+        self._capture = worker.tee.open(head, started_s)
+        self.over = False
+        self.upload_paused = False
+        self.body_whole = not head.chunked and not head.length
+        worker.counters.in_flight += 1
+
+    def start(self, rest: bytes) -> None:
+        """Goes for a connection; `rest` are the bytes that came with the head."""
+        if not self.body_whole:
+            self._body_deadline_s = self._started_s + self._settings.body_idle_timeout_s
+            if self._head.expects_continue:
+                self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        candidate = self._worker.pool.take()
+        if candidate is not None:
+            self._attach(candidate)
+        else:
+            self._connecting = asyncio.get_running_loop().create_task(self._connect())
+        if self.body_whole:
+            self._end_body(rest)
+        elif rest:
+            self.read_body(rest)
+
+    async def _connect(self) -> None:
+        try:
+            candidate = await self._worker.pool.connect()
+        except ConnectError as error:
+            self._connecting = None
+            self.fail(error.refusal, Outcome.CANDIDATE_FAILED)
+        else:
+            self._connecting = None
+            self._attach(candidate)
+
+    def _attach(self, candidate: CandidateConnection) -> None:
+        head = self._head
+        self._candidate = candidate
+        self._first_byte_deadline_s = time.monotonic() + self._settings.first_byte_timeout_s
+        candidate.begin(self, head.forward, to_head_request=head.method == b"HEAD", to_http11=head.http11)
+        if self._owner.write_paused:  # the client has not read the reply before this one yet
+            candidate.pause_reading()
+        if self._unsent:
+            unsent, self._unsent = self._unsent, []
+            self.resume_upload()
+            candidate.transport.writelines(unsent)
+
+    # the body, to the candidate
+
+    def read_body(self, data: bytes) -> None:
+        """Takes bytes of the client's body; what follows its end is held by the owner."""
+        if self._chunked is None:
+            left = self._left
+            body, rest = (data, b"") if len(data) <= left else (data[:left], data[left:])
+            self._left -= len(body)
+            whole = not self._left
+        else:
+            try:
+                body, rest = self._chunked.feed(data)
+            except RefusedError as refused:
+                self.fail(refused.refusal, Outcome.CLIENT_CLOSED)
+                return
+            whole = self._chunked.done
+        self._body_bytes += len(body)
+        if self._body_bytes > self._settings.max_body_bytes:
+            self.fail(Refusal.LARGE_BODY, Outcome.CLIENT_CLOSED)
+            return
+        self._body_deadline_s = time.monotonic() + self._settings.body_idle_timeout_s
+        if body:
+            self._upload(body if self._chunked is None else b"%x\r\n%b\r\n" % (len(body), body))
+            if self._capture is not None:
+                self._capture.request(body)
+        if whole:
+            if self._chunked is not None:
+                self._upload(b"0\r\n\r\n")
+            self._end_body(rest)
+
+    def _upload(self, data: bytes) -> None:
+        if self._candidate is not None:
+            self._first_byte_deadline_s = time.monotonic() + self._settings.first_byte_timeout_s
+            self._candidate.transport.write(data)
+            return
+        self._unsent.append(data)
+        self._unsent_bytes += len(data)
+        if self._unsent_bytes > self._settings.write_buffer_bytes:
+            self.pause_upload()
+
+    def _end_body(self, rest: bytes) -> None:
+        self.body_whole = True
+        self._body_deadline_s = inf
+        self.resume_upload()  # from here on reading serves to see the client leave
+        if self._capture is not None:
+            self._capture.request_done()
+        if rest:
+            self._owner.hold(rest)
+
+    def pause_upload(self) -> None:
+        if not self.body_whole and not self.upload_paused:
+            self.upload_paused = True
+            self._body_deadline_s = inf  # the client is not to blame now
+            self._owner.pace_reading()
+
+    def resume_upload(self) -> None:
+        if self.upload_paused:
+            self.upload_paused = False
+            if not self.body_whole:
+                self._body_deadline_s = time.monotonic() + self._settings.body_idle_timeout_s
+            self._owner.pace_reading()
+
+    # the reply, to the client
+
+    def reply_head(self, reply: ReplyHead) -> None:
+        self._first_byte_s = time.monotonic()
+        self._first_byte_deadline_s = inf
+        self._counters.observe_first_byte(self._first_byte_s - self._started_s)
+        self._status = reply.status
+        http11 = self._head.http11
+        close = self._worker.draining or not self._head.keep_alive or not self.body_whole
+        ending = b"\r\n\r\n"
+        if reply.framing in (CHUNKED, UNTIL_CLOSE):
+            if http11:
+                self._rechunk = True
+                if reply.framing == UNTIL_CLOSE:
+                    ending = b"\r\nTransfer-Encoding: chunked\r\n\r\n"
+            else:
+                self._undelimited = close = True
+        if close:
+            ending = b"\r\nConnection: close" + ending
+        elif not http11:
+            ending = b"\r\nConnection: keep-alive" + ending
+        self._close_after = close
+        out = reply.kept + ending
+        self._counters.bytes_out += len(out)
+        self._write(out)
+        if self._capture is not None:
+            self._capture.reply_head(reply.status, reply.kept)
+
+    def reply_body(self, data: bytes) -> None:
+        if not self._rechunk:
+            self._write(data)
+        elif len(data) < COPY_BELOW_BYTES:
+            self._write(b"%x\r\n%b\r\n" % (len(data), data))
+        else:
+            self._owner.transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
+        self._counters.bytes_out += len(data)
+        if self._capture is not None:
+            self._capture.reply(data)
+
+    def reply_end(self) -> None:
+        if self._rechunk:
+            self._write(b"0\r\n\r\n")
+        self._finish(Outcome.COMPLETE, self._status)
+        unread = not self.body_whole
+        self._owner.flight_ended(close=self._close_after or unread, linger=unread)
+
+    def pause_reply(self) -> None:
+        if self._candidate is not None:
+            self._candidate.pause_reading()
+
+    def resume_reply(self) -> None:
+        if self._candidate is not None:
+            self._candidate.resume_reading()
+
+    # endings
+
+    def candidate_failed(self, refusal: Refusal) -> None:
+        self.fail(refusal, Outcome.CANDIDATE_FAILED)
+
+    def fail(self, refusal: Refusal, outcome: Outcome) -> None:
+        """It cannot be served: an answer of ours, or a reply that is visibly cut short."""
+        if self.over:
+            return
+        self._counters.errors[refusal.counter] += 1
+        if self._status:
+            self._finish(outcome, 0)
+            # A missing length or last chunk shows the cut; to HTTP/1.0 without a length only a reset does.
+            self._owner.flight_cut(reset=self._undelimited)
+        else:
+            self._finish(outcome, refusal.status)
+            self._owner.flight_refused(refusal, self._head, close=not self.body_whole)
+
+    def client_gone(self) -> None:
+        """The client left: the candidate must stop generating at once."""
+        if not self.over:
+            self._counters.client_disconnects += 1
+            self._finish(Outcome.CLIENT_CLOSED, 0)
+
+    def sweep(self, now_s: float) -> None:
+        if self._first_byte_deadline_s <= now_s:
+            self.fail(Refusal.FIRST_BYTE_TIMEOUT, Outcome.CANDIDATE_FAILED)
+        elif self._body_deadline_s <= now_s:
+            self.fail(Refusal.SLOW_BODY, Outcome.CLIENT_CLOSED)
+
+    def _finish(self, outcome: Outcome, status: int) -> None:
+        """The one way out of flight; all that the request holds is given back here."""
+        self.over = True
+        self.upload_paused = False
+        self._counters.in_flight -= 1
+        self._counters.count_request(route_of(self._head.path), status)
+        self._unsent = []
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._candidate is not None:
+            self._candidate.release(reuse=outcome is Outcome.COMPLETE and self.body_whole)
+            self._candidate = None
+        if self._capture is not None:
+            self._capture.close(outcome, first_byte_s=self._first_byte_s, ended_s=time.monotonic())
+            self._capture = None

@@ -1,0 +1,129 @@
+"""Listening, sweeping, draining: one relay worker from its socket to its last reply."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Callable
+
+from proxy.feed import FeedSink
+from proxy.metrics import RelayCounters
+from proxy.relay.candidate import CandidatePool
+from proxy.relay.capture import Tee
+from proxy.relay.client import ClientConnection
+from proxy.relay.worker import Worker
+from proxy.settings import RelaySettings, Settings
+
+_log = logging.getLogger(__name__)
+BACKLOG = 1024  # choice: as many as max_in_flight by default
+MAX_SWEEP_INTERVAL_S = 0.25  # choice: a client that left behind paused reading is seen well within 1 s
+
+
+async def serve_relay(
+    settings: Settings,
+    *,
+    worker: str,
+    feed: FeedSink,
+    counters: RelayCounters,
+    shutdown: asyncio.Event,
+    on_listening: Callable[[str, int], None],
+    salt: bytes | None = None,
+    candidate_tls: ssl.SSLContext | None = None,
+) -> None:
+    """Serves until `shutdown` is set, then drains; returns when every connection is closed.
+
+    `on_listening` is told the address bound, whose port differs from the settings' when that is 0. `salt` is the
+    resolved secret of the sampling, the settings' own by default. `candidate_tls` replaces the system's trust.
+
+    Raises:  OSError when the address cannot be bound or the certificate not read.
+    """
+    relay = settings.relay
+    salt = settings.sampling.salt.encode() if salt is None else salt
+    tee = Tee(settings, worker=worker, feed=feed, counters=counters, salt=salt)
+    pool = CandidatePool(settings.candidate.url, relay, tls=candidate_tls)
+    lane = Worker(relay, pool=pool, tee=tee, counters=counters)
+    tls = _tls_context(relay)
+    listening = await _listen(relay.host, relay.port)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(
+        lambda: ClientConnection(lane),
+        sock=listening,
+        backlog=BACKLOG,
+        ssl=tls,
+        ssl_handshake_timeout=relay.head_timeout_s if tls else None,
+    )
+    sweeper = _Sweeper(lane, _sweep_interval_s(relay))
+    sweeper.start()
+    try:
+        host, port = listening.getsockname()[:2]
+        on_listening(host, port)
+        await shutdown.wait()
+        server.close()
+        await lane.drain(relay.drain_timeout_s)
+    finally:
+        server.close()
+        sweeper.stop()
+        pool.close()
+
+
+class _Sweeper:
+    """Runs the sweep on a steady beat and measures how late the event loop is."""
+
+    def __init__(self, lane: Worker, interval_s: float) -> None:
+        self._lane = lane
+        self._interval_s = interval_s
+        self._handle: asyncio.TimerHandle | None = None
+        self._due_s = 0.0
+
+    def start(self) -> None:
+        self._due_s = time.monotonic() + self._interval_s
+        self._handle = asyncio.get_running_loop().call_later(self._interval_s, self._beat)
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+
+    def _beat(self) -> None:
+        now_s = time.monotonic()
+        self._lane.counters.observe_loop_lag(max(0.0, now_s - self._due_s))
+        self.start()  # first, so that a fault in one sweep cannot end all time limits
+        self._lane.sweep(now_s)
+
+
+def _sweep_interval_s(relay: RelaySettings) -> float:
+    shortest_s = min(
+        relay.head_timeout_s,
+        relay.body_idle_timeout_s,
+        relay.keepalive_timeout_s,
+        relay.first_byte_timeout_s,
+        relay.pool_idle_timeout_s,
+    )
+    return max(0.01, min(MAX_SWEEP_INTERVAL_S, shortest_s / 4))
+
+
+async def _listen(host: str, port: int) -> socket.socket:
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, address = found[0]
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # many workers on one port
+        listening.setblocking(False)
+        listening.bind(address)
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+def _tls_context(relay: RelaySettings) -> ssl.SSLContext | None:
+    if relay.tls_certificate is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(relay.tls_certificate, relay.tls_key)
+    context.set_alpn_protocols(["http/1.1"])
+    return context

@@ -1,0 +1,67 @@
+"""What the connections of one relay worker share: limits, counts, pool, tee, and who is connected."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from proxy.metrics import RelayCounters
+from proxy.relay.candidate import CandidatePool
+from proxy.relay.capture import Tee
+from proxy.settings import RelaySettings
+
+
+class Member(Protocol):
+    """A client's connection, as the worker sees it."""
+
+    def sweep(self, now_s: float) -> None: ...
+    def drain(self) -> None: ...
+    def abort(self) -> None: ...
+
+
+class Worker:
+    """One per process and event loop."""
+
+    def __init__(self, settings: RelaySettings, *, pool: CandidatePool, tee: Tee, counters: RelayCounters) -> None:
+        self.settings = settings
+        self.pool = pool
+        self.tee = tee
+        self.counters = counters
+        self.allow_paths = frozenset(path.encode() for path in settings.allow_paths)
+        self.draining = False
+        self.empty = asyncio.Event()
+        self.empty.set()
+        self._members: set[Member] = set()
+
+    def serves(self, path: bytes) -> bool:
+        return path.startswith(b"/v1/") or path in self.allow_paths
+
+    def join(self, member: Member) -> None:
+        self._members.add(member)
+        self.counters.connections = len(self._members)
+        self.empty.clear()
+
+    def leave(self, member: Member) -> None:
+        self._members.discard(member)
+        self.counters.connections = len(self._members)
+        if not self._members:
+            self.empty.set()
+
+    def sweep(self, now_s: float) -> None:
+        """Looks at every connection's time limits: cheaper than a timer for each request."""
+        for member in tuple(self._members):
+            member.sweep(now_s)
+        self.pool.sweep(now_s)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Lets what is in flight end, then closes the rest."""
+        self.draining = True
+        for member in tuple(self._members):
+            member.drain()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.empty.wait()
+        except TimeoutError:
+            for member in tuple(self._members):
+                member.abort()
+        self.pool.close()
