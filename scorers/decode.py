@@ -6,9 +6,12 @@ caller's to undo or to refuse. Nothing here raises anything but `DecodeError`, w
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
+from scorers.grid import TokenGrid
 from scorers.records import Choice, DecodedReply, DecodedRequest, Json, TeacherForced, ToolCall
+from scorers.scan import scan_chat
 from scorers.stream import decode_stream
 from scorers.wire import (
     DecodeError,
@@ -73,7 +76,7 @@ def decode_reply(kind: Kind, content_type: str, body: bytes) -> DecodedReply:
     media = content_type.partition(";")[0].strip().lower()
     if media == "text/event-stream" or (not media and body.lstrip().startswith(b"data:")):
         return decode_stream(kind, body)
-    data = parse_object(body, "reply")
+    data, grid = _whole(kind, body)
     if data.get("error") is not None:
         raise DecodeError(DecodeReason.ERROR_REPLY, "reply")
     items = [as_object(item, "choices") for item in as_list(data.get("choices"), "choices")]
@@ -82,6 +85,8 @@ def decode_reply(kind: Kind, content_type: str, body: bytes) -> DecodedReply:
     choices = sorted((_choice(kind, item) for item in items), key=lambda choice: choice.index)
     if len({choice.index for choice in choices}) != len(choices):
         raise wrong("choices.index repeats")
+    if grid is not None:
+        choices = [replace(choices[0], logprobs=grid)]
     usage = as_object(data.get("usage") or {}, "usage")
     prompt_ids = data.get("prompt_token_ids")
     return DecodedReply(
@@ -94,6 +99,18 @@ def decode_reply(kind: Kind, content_type: str, body: bytes) -> DecodedReply:
             items[0].get("prompt_token_ids") if prompt_ids is None else prompt_ids, "prompt_token_ids"
         ),
     )
+
+
+def _whole(kind: Kind, body: bytes) -> tuple[dict[str, Json], TokenGrid | None]:
+    """The reply's JSON, and the only choice's logprobs where they could be read without it (scan.py)."""
+    scanned = scan_chat(body) if kind == "chat" else None
+    if scanned is not None:
+        data = parse_object(scanned.rest, "reply")
+        items = data.get("choices")
+        alone = type(items) is list and len(items) == 1 and type(items[0]) is dict
+        if alone and items[0].get("logprobs") == {"content": []}:
+            return data, scanned.grid
+    return parse_object(body, "reply"), None
 
 
 def decode_teacher_forced(body: bytes, n_prompt: int, n_completion: int) -> TeacherForced:

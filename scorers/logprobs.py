@@ -1,22 +1,21 @@
 """How far two next-token distributions are apart, from the top-k lists that any engine gives.
 
-P = reference (right), Q = candidate (left); natural logarithms. S = tokens known under both at one step;
-everything else is one bucket, so D_S(P||Q) <= KL(P||Q) and TV_S <= TV whatever k is (data processing).
-Steps 0..d are compared, d the first step at which the two replies emit different tokens: up to and
-including it, both distributions are conditioned on the same prefix.
+P = reference (right), Q = candidate (left); natural logarithms. Steps 0..d are compared, d the first step
+at which the two replies emit different tokens: up to and including it, both distributions are conditioned
+on the same prefix. The arithmetic of one step is divergence.py's.
 
 Source:  metrology, section 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain, repeat, zip_longest
+from collections.abc import Sequence
+from itertools import zip_longest
 
 import numpy as np
-import numpy.typing as npt
 
+from scorers.divergence import Steps, compare, joined_steps
+from scorers.grid import TOKEN_ID_PREFIX, Ids, KeyCodes, TokenGrid, forced_grid, grid_of
 from scorers.records import (
     Choice,
     DecodedReply,
@@ -27,11 +26,9 @@ from scorers.records import (
     Score,
     Scored,
     ScoreSpec,
-    TokenLogprobs,
     Unscored,
     length_bucket,
 )
-from scorers.wire import TOKEN_ID_PREFIX
 
 KL, KL_MAX, TV, TOP1 = "logprob_kl", "logprob_kl_max", "logprob_tv", "top1_disagreement"
 EARLY, TAIL, TEACHER = "early_divergence", "tail_mass", "teacher_forced_kl"
@@ -47,25 +44,7 @@ SPECS: tuple[ScoreSpec, ...] = (
 )
 _PREFIX_NAMES = (KL, KL_MAX, TV, TOP1, TAIL)
 
-FLOOR = 1e-12  # metrology 1: clamp here, and count
 MIN_SERVED_TOP = 5  # choice: a served reply with shorter lists is not mixed with replays at top 20
-
-_Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Steps:
-    """What each compared step is worth.
-
-    Shapes:  every array has one entry per step.
-    Units:   kl in nats; tv and tail are masses in [0, 1]; disagree is 0 or 1.
-    """
-
-    kl: _Floats
-    tv: _Floats
-    tail: _Floats
-    disagree: _Floats
-    clamped: int
 
 
 class LogprobScorer:
@@ -75,118 +54,71 @@ class LogprobScorer:
     specs = SPECS
 
     def __call__(self, pair: Pair) -> tuple[Scored, ...]:
-        prefix = self._prefix(pair)
-        by_name = {item.name: item for item in (*prefix, _early(pair), _teacher_forced(pair))}
+        scored = (*_aligned_prefix(pair), _early(pair), _teacher_forced(pair))
+        by_name = {item.name: item for item in scored}
         return tuple(by_name[spec.name] for spec in SPECS)
 
     def missing(self, request: DecodedRequest, why: Reason) -> tuple[Unscored, ...]:
         return tuple(Unscored(spec.name, why) for spec in SPECS)
 
-    def _prefix(self, pair: Pair) -> tuple[Scored, ...]:
-        reason = _unready(pair)
-        if reason is not None:
-            return tuple(Unscored(name, reason) for name in _PREFIX_NAMES)
-        spans = [
-            (left.logprobs, right.logprobs, _aligned(left.logprobs.tokens, right.logprobs.tokens))
-            for left, right in zip(pair.left.choices, pair.right.choices, strict=False)
-            if left.logprobs is not None and right.logprobs is not None
-        ]
-        if not any(count for _, _, count in spans):
-            return tuple(Unscored(name, Reason.EMPTY_REPLY) for name in _PREFIX_NAMES)
-        steps = compare(
-            list(chain.from_iterable(_known(right, count) for _, right, count in spans)),
-            list(chain.from_iterable(_known(left, count) for left, _, count in spans)),
-        )
-        explanation: dict[str, Json] = {
-            "direction": "D_S(reference||candidate)",
-            "steps": len(steps.kl),
-            "sum_nats": float(steps.kl.sum()),
-            "clamped": steps.clamped,
-            "by_position": _by_position(steps, [count for _, _, count in spans], _prompt_tokens(pair)),
-        }
-        return (
-            Score(KL, float(steps.kl.mean()), explanation),
-            Score(KL_MAX, float(steps.kl.max()), {"step": int(steps.kl.argmax())}),
-            Score(TV, float(steps.tv.mean())),
-            Score(TOP1, float(steps.disagree.mean()), {"differing_steps": int(steps.disagree.sum())}),
-            Score(TAIL, float(steps.tail.mean()), {"largest": float(steps.tail.max())}),
-        )
 
-
-def compare(p: Sequence[Mapping[str, float]], q: Sequence[Mapping[str, float]]) -> Steps:
-    """D_S(P||Q), TV_S, the tail 1 - pS and top-1 disagreement at each step.
-
-    Shapes:  p and q have one top-k list per step, none of them empty.
-    Units:   nats in, nats and masses out.
-    """
-    sizes = np.fromiter(map(len, p), np.intp, len(p))
-    starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
-    total = int(sizes.sum())
-    log_p = np.fromiter(chain.from_iterable(map(dict.values, p)), np.float64, total)  # type: ignore[arg-type]
-    log_q = np.fromiter(_looked_up(p, q), np.float64, total)
-    common = ~np.isnan(log_q)
-    top_q = np.fromiter((max(step.values()) for step in q), np.float64, len(q))
-    agree = (
-        common & (log_p == np.repeat(np.maximum.reduceat(log_p, starts), sizes)) & (log_q == np.repeat(top_q, sizes))
-    )
-
-    low = np.log(FLOOR)
-    clamped = int(((log_p < low) & common).sum() + (log_q[common] < low).sum())
-    log_p = np.where(common, np.clip(log_p, low, 0.0), -np.inf)
-    log_q = np.where(common, np.clip(log_q, low, 0.0), -np.inf)
-    mass_p, mass_q = np.exp(log_p), np.exp(log_q)
-    gap = np.where(common, log_p, 0.0) - np.where(common, log_q, 0.0)
-    inside = np.add.reduceat(mass_p * gap, starts)
-    tail_p = 1.0 - np.add.reduceat(mass_p, starts)
-    tail_q = 1.0 - np.add.reduceat(mass_q, starts)
-    clamped += int((tail_p < FLOOR).sum() + (tail_q < FLOOR).sum())
-    tail_p, tail_q = np.clip(tail_p, FLOOR, 1.0), np.clip(tail_q, FLOOR, 1.0)
-    spread = np.add.reduceat(np.abs(mass_p - mass_q), starts) + np.abs(tail_p - tail_q)
-    return Steps(
-        kl=np.maximum(inside + tail_p * np.log(tail_p / tail_q), 0.0),
-        tv=np.clip(0.5 * spread, 0.0, 1.0),
-        tail=tail_p,
-        disagree=1.0 - np.minimum(np.add.reduceat(agree.astype(np.float64), starts), 1.0),
-        clamped=clamped,
+def _aligned_prefix(pair: Pair) -> tuple[Scored, ...]:
+    reason = _unready(pair)
+    if reason is not None:
+        return tuple(Unscored(name, reason) for name in _PREFIX_NAMES)
+    codes = None if _by_id(pair.left) else KeyCodes()
+    compared = [
+        _compared(_grid(left, codes), _grid(right, codes))
+        for left, right in zip(pair.left.choices, pair.right.choices, strict=False)
+    ]
+    steps = joined_steps(compared)
+    if not len(steps):
+        return tuple(Unscored(name, Reason.EMPTY_REPLY) for name in _PREFIX_NAMES)
+    explanation: dict[str, Json] = {
+        "direction": "D_S(reference||candidate)",
+        "steps": len(steps),
+        "sum_nats": float(steps.kl.sum()),
+        "clamped": steps.clamped,
+        "by_position": _by_position(steps, [len(part) for part in compared], _prompt_tokens(pair)),
+    }
+    return (
+        Score(KL, float(steps.kl.mean()), explanation),
+        Score(KL_MAX, float(steps.kl.max()), {"step": int(steps.kl.argmax())}),
+        Score(TV, float(steps.tv.mean())),
+        Score(TOP1, float(steps.disagree.mean()), {"differing_steps": int(steps.disagree.sum())}),
+        Score(TAIL, float(steps.tail.mean()), {"largest": float(steps.tail.max())}),
     )
 
 
-def _looked_up(p: Sequence[Mapping[str, float]], q: Sequence[Mapping[str, float]]) -> Iterator[float]:
-    """For every entry of p in order, q's logprob of the same token, NaN where q does not list it."""
-    missing = repeat(float("nan"))
-    return chain.from_iterable(map(other.get, step, missing) for step, other in zip(p, q, strict=True))
-
-
-def _known(logprobs: TokenLogprobs, count: int) -> Iterator[Mapping[str, float]]:
-    """The first `count` lists, each with its chosen token, which some engines leave out of the list."""
-    for token, logprob, top in zip(logprobs.tokens[:count], logprobs.chosen, logprobs.top, strict=False):
-        yield top if token in top else {**top, token: logprob}
-
-
-def _aligned(left: Sequence[str], right: Sequence[str]) -> int:
-    """How many steps share their prefix: up to and including the first that differs."""
+def _compared(left: TokenGrid, right: TokenGrid) -> Steps:
+    """The steps up to and including the first that emits different tokens."""
     shorter = min(len(left), len(right))
-    return min(_first_difference(left, right) + 1, shorter)
+    count = min(_first_difference(left.chosen, right.chosen) + 1, shorter)
+    return compare(right.head(count), left.head(count))
 
 
-def _first_difference(left: Sequence[str | int], right: Sequence[str | int]) -> int:
+def _grid(choice: Choice, codes: KeyCodes | None) -> TokenGrid:
+    logprobs = choice.logprobs
+    if logprobs is None:
+        raise ValueError("a choice without logprobs")
+    return logprobs if isinstance(logprobs, TokenGrid) else grid_of(logprobs, codes)
+
+
+def _first_difference(left: Ids, right: Ids) -> int:
     """Index of the first differing token; the shorter length where one side is a prefix of the other."""
     shorter = min(len(left), len(right))
-    if left[:shorter] == right[:shorter]:
-        return shorter
-    return next(i for i in range(shorter) if left[i] != right[i])
+    differing = np.flatnonzero(left[:shorter] != right[:shorter])
+    return int(differing[0]) if len(differing) else shorter
 
 
 def _unready(pair: Pair) -> Reason | None:
     """Why the aligned prefix cannot be scored, or None when it can."""
-    left = _side_unready(pair.left)
-    if left is not None:
-        return Reason.NOT_PLANNED if pair.left_served and not _asked(pair.request) else left
-    if pair.left_served and pair.arm == "candidate" and _shortest_top(pair.left) < MIN_SERVED_TOP:
+    if _without_logprobs(pair.left):
+        return _absent(pair)
+    if pair.left_served and pair.arm == "candidate" and _shortest_list(pair.left) < MIN_SERVED_TOP:
         return Reason.NOT_PLANNED
-    right = _side_unready(pair.right)
-    if right is not None:
-        return right
+    if _without_logprobs(pair.right):
+        return Reason.NO_LOGPROBS
     if prompts_differ(pair.left, pair.right):
         return Reason.TOKENS_DIFFER
     if _by_id(pair.left) != _by_id(pair.right):
@@ -194,8 +126,13 @@ def _unready(pair: Pair) -> Reason | None:
     return None
 
 
-def _side_unready(reply: DecodedReply) -> Reason | None:
-    return Reason.NO_LOGPROBS if any(choice.logprobs is None for choice in reply.choices) else None
+def _without_logprobs(reply: DecodedReply) -> bool:
+    return any(choice.logprobs is None for choice in reply.choices)
+
+
+def _absent(pair: Pair) -> Reason:
+    """What it means that the left side tells no logprobs: nobody asked for them, or they were lost."""
+    return Reason.NOT_PLANNED if pair.left_served and not _asked(pair.request) else Reason.NO_LOGPROBS
 
 
 def _asked(request: DecodedRequest) -> bool:
@@ -204,15 +141,26 @@ def _asked(request: DecodedRequest) -> bool:
     return asked is True if request.kind == "chat" else isinstance(asked, int) and asked > 0
 
 
-def _shortest_top(reply: DecodedReply) -> int:
-    lists = chain.from_iterable(choice.logprobs.top for choice in reply.choices if choice.logprobs is not None)
-    return min(map(len, lists), default=MIN_SERVED_TOP)
+def _shortest_list(reply: DecodedReply) -> int:
+    """Entries of the shortest list; a grid is as wide as its request asked."""
+    sizes = (
+        logprobs.ids.shape[1]
+        if isinstance(logprobs, TokenGrid)
+        else min(map(len, logprobs.top), default=MIN_SERVED_TOP)
+        for logprobs in (choice.logprobs for choice in reply.choices)
+        if logprobs is not None
+    )
+    return min(sizes, default=MIN_SERVED_TOP)
 
 
 def _by_id(reply: DecodedReply) -> bool:
     """Whether the reply's keys are token ids; keys of another kind are other words for the same tokens."""
-    keys = chain.from_iterable(choice.logprobs.tokens for choice in reply.choices if choice.logprobs is not None)
-    return next(keys, TOKEN_ID_PREFIX).startswith(TOKEN_ID_PREFIX)
+    for choice in reply.choices:
+        if isinstance(choice.logprobs, TokenGrid):
+            return True
+        if choice.logprobs is not None and choice.logprobs.tokens:
+            return choice.logprobs.tokens[0].startswith(TOKEN_ID_PREFIX)
+    return True
 
 
 def prompts_differ(left: DecodedReply, right: DecodedReply) -> bool:
@@ -239,24 +187,23 @@ def _by_position(steps: Steps, counts: Sequence[int], prompt_tokens: int | None)
         return {first: {"steps": len(positions), "mean_nats": float(steps.kl.mean())}}
     names = np.array([length_bucket(int(position)) for position in positions])
     return {
-        str(name): {"steps": int((names == name).sum()), "mean_nats": float(steps.kl[names == name].mean())}
+        name: {"steps": int((names == name).sum()), "mean_nats": float(steps.kl[names == name].mean())}
         for name in dict.fromkeys(names.tolist())
     }
 
 
 def _early(pair: Pair) -> Scored:
     """1 - d/n per choice, d the first differing token, n the longer reply; needs tokens, not logprobs."""
-    sides = [(_tokens(left), _tokens(right)) for left, right in zip_longest(pair.left.choices, pair.right.choices)]
+    sides = [
+        (_token_ids(left), _token_ids(right)) for left, right in zip_longest(pair.left.choices, pair.right.choices)
+    ]
     if any(left is None for left, _ in sides):
-        served = pair.left_served and not _asked(pair.request)
-        return Unscored(EARLY, Reason.NOT_PLANNED if served else Reason.NO_LOGPROBS)
+        return Unscored(EARLY, _absent(pair))
     if any(right is None for _, right in sides):
         return Unscored(EARLY, Reason.NO_LOGPROBS)
     if prompts_differ(pair.left, pair.right):
         return Unscored(EARLY, Reason.TOKENS_DIFFER)
     known = [(left, right) for left, right in sides if left is not None and right is not None]
-    if any(_kind(left) != _kind(right) for left, right in known if left and right):
-        return Unscored(EARLY, Reason.NOT_PLANNED if pair.left_served else Reason.NO_LOGPROBS)
     lengths = [max(len(left), len(right)) for left, right in known]
     if not any(lengths):
         return Unscored(EARLY, Reason.EMPTY_REPLY)
@@ -269,33 +216,38 @@ def _early(pair: Pair) -> Scored:
     return Score(EARLY, sum(losses) / len(losses), explanation)
 
 
-def _tokens(choice: Choice | None) -> Sequence[str] | Sequence[int] | None:
+def _token_ids(choice: Choice | None) -> Ids | None:
+    """The choice's tokens as ids; None where the engine named none. A choice that is not there said nothing."""
     if choice is None:
-        return ()
+        return np.empty(0, np.int64)
     if choice.token_ids is not None:
-        return choice.token_ids
-    return choice.logprobs.tokens if choice.logprobs is not None else None
-
-
-def _kind(tokens: Sequence[str | int]) -> str:
-    first = tokens[0]
-    return "id" if isinstance(first, int) else "key"
+        return np.array(choice.token_ids, np.int64)
+    logprobs = choice.logprobs
+    if isinstance(logprobs, TokenGrid):
+        return logprobs.chosen
+    if logprobs is None or not all(token.startswith(TOKEN_ID_PREFIX) for token in logprobs.tokens):
+        return None
+    return grid_of(logprobs, None).chosen
 
 
 def _teacher_forced(pair: Pair) -> Scored:
     """KL(Q||P) on the candidate's own tokens of choice 0, Q from its decode, P from the reference's prefill."""
     if pair.teacher_forced is None:
         return Unscored(TEACHER, Reason.NOT_PLANNED)
-    own = pair.left.choices[0].logprobs if pair.left.choices else None
-    if own is None or not own.tokens:
-        return Unscored(TEACHER, Reason.NO_LOGPROBS if own is None else Reason.EMPTY_REPLY)
-    forced = pair.teacher_forced.top
-    if len(forced) != len(own.tokens) or not _by_id(pair.left) or not all(forced):
+    choice = pair.left.choices[0] if pair.left.choices else None
+    if choice is None or choice.logprobs is None:
+        return Unscored(TEACHER, Reason.NO_LOGPROBS)
+    if not _by_id(pair.left):
         return Unscored(TEACHER, Reason.TOKENS_DIFFER)
-    steps = compare(list(_known(own, len(own.tokens))), list(forced))
+    own, forced = _grid(choice, None), forced_grid(pair.teacher_forced.top)
+    if len(own) != len(forced):
+        return Unscored(TEACHER, Reason.TOKENS_DIFFER)
+    if not len(own):
+        return Unscored(TEACHER, Reason.EMPTY_REPLY)
+    steps = compare(own, forced)
     explanation = {
         "direction": "D_S(candidate||reference)",
-        "steps": len(steps.kl),
+        "steps": len(steps),
         "sum_nats": float(steps.kl.sum()),
         "max_nats": float(steps.kl.max()),
         "clamped": steps.clamped,

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol, TypeAlias
 
+from scorers.grid import TokenGrid
+
 Json: TypeAlias = Any  # a parsed JSON value; scorers check its shape where they use it
 Arm: TypeAlias = Literal["candidate", "noise"]
 
@@ -165,7 +167,7 @@ class Choice:
     refusal: str | None = None
     reasoning: str | None = None
     token_ids: tuple[int, ...] | None = None
-    logprobs: TokenLogprobs | None = None
+    logprobs: TokenLogprobs | TokenGrid | None = None  # a grid where decode could read arrays straight away
 
 
 @dataclass(frozen=True, slots=True)

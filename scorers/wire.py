@@ -13,9 +13,9 @@ from typing import Any
 
 import orjson
 
+from scorers.grid import TOKEN_ID_PREFIX
 from scorers.records import Json, TokenLogprobs, ToolCall
 
-TOKEN_ID_PREFIX = "token_id:"  # vLLM's spelling under return_tokens_as_token_ids
 _MAX_CHOICES = 128  # OpenAI's own bound on n
 _LOGPROB_TYPES = frozenset({float, int})  # exact types: a bool is no number
 _STR_ONLY = frozenset({str})
