@@ -103,7 +103,12 @@ class SamplingOrder:
         return self._owed
 
     def mark(self, mark: Sampled, now_s: float) -> Slot | None:
-        """The slot opened for a mark; None when it is known already or there is no room."""
+        """The slot of a mark; None when it is known already or there is no room."""
+        slot = self._live.get((mark.worker, mark.sequence))
+        if slot is not None and not slot.id:  # its number had been skipped
+            slot.id, slot.sampled_unix_s = mark.id, mark.at_unix_s
+            self._schedule(slot, slot.opened_s + self._late_after_s)
+            return slot
         if not self._take_number(mark.worker, mark.sequence, mark.at_unix_s, now_s):
             self.counts.duplicates += 1
             return None

@@ -149,6 +149,7 @@ class Monitor:
                 await shutdown.wait()
                 await self._finish_work()
             finally:
+                self._close_all()
                 await _ended(tasks)
                 await self._write_out(writing)
         finally:
@@ -181,12 +182,15 @@ class Monitor:
         except TimeoutError:
             _log.warning("%d exchanges were still in work and are written as late", self._backlog.held)
 
-    async def _write_out(self, writing: asyncio.Task[None]) -> None:
-        """Every open slot is closed with what is known of it, and all rows are written, if the ledger lets them."""
+    def _close_all(self) -> None:
+        """Every open slot is closed with what is known of it."""
         self._leaving = True
         if self._order is not None:
             for slot in self._order.open_slots():
                 self._close_late(self._order, slot)
+
+    async def _write_out(self, writing: asyncio.Task[None]) -> None:
+        """All rows are written, if the ledger lets them."""
         self._writer.drain()
         _, unfinished = await asyncio.wait({writing}, timeout=DRAIN_S)
         if unfinished:

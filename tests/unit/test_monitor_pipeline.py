@@ -1,0 +1,357 @@
+"""The monitor as a whole, with arms and a ledger in memory: what goes in comes out as rows, in order, and decides."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from backends.base import BackendUnavailable, Reply
+from proxy.exchange import LossReason, Lost, Outcome
+from proxy.monitor import pipeline
+from proxy.monitor.pipeline import Monitor
+from proxy.settings import Settings
+from scorers.catalogue import scorers
+from scorers.judge import Budget, EvidenceState, GateRules, start
+from scorers.records import Reason
+from tests.unit.monitor_rig import (
+    WEATHER,
+    MemoryLedger,
+    Metrics,
+    ScriptedBackend,
+    chat_reply,
+    chat_request,
+    exchange,
+    mark,
+    ok,
+    settings,
+    tool_reply,
+    until,
+)
+
+TOOLS = chat_request("weather in Paris?", tools=[WEATHER])
+
+
+def evidence() -> EvidenceState:
+    return start((Budget("tool_call_mismatch", 0.03, bounded=True, critical=True),), GateRules())
+
+
+def same(path: str, body: bytes) -> Reply:
+    return ok(chat_reply("fine"))
+
+
+class Rig:
+    """A running monitor and what it touches."""
+
+    def __init__(self, of: Settings, ledger: MemoryLedger, candidate: Any, reference: Any, **more: Any) -> None:
+        self.ledger = ledger
+        self.metrics = Metrics()
+        self.candidate = ScriptedBackend("candidate", candidate)
+        self.reference = ScriptedBackend("reference", reference)
+        self.shutdown = asyncio.Event()
+        self.monitor = Monitor(
+            of,
+            ledger=ledger,
+            candidate=self.candidate,
+            reference=self.reference,
+            scorers=scorers(),
+            evidence=evidence,
+            metrics=self.metrics,
+            **more,
+        )
+
+    def send(self, *events: Any) -> None:
+        for event in events:
+            self.monitor.on_event(event)
+
+    async def rows(self, count: int) -> list[Any]:
+        await until(lambda: len(self.ledger.rows) >= count)
+        return self.ledger.rows
+
+
+@asynccontextmanager
+async def running(
+    of: Settings | None = None,
+    ledger: MemoryLedger | None = None,
+    candidate: Callable[..., Any] = same,
+    reference: Callable[..., Any] = same,
+    **more: Any,
+) -> AsyncIterator[Rig]:
+    rig = Rig(of or settings(), ledger or MemoryLedger(), candidate, reference, **more)
+    task = asyncio.create_task(rig.monitor.run(rig.shutdown))
+    await until(lambda: rig.monitor.readiness()["resumed"] or task.done())
+    try:
+        yield rig
+    finally:
+        rig.shutdown.set()
+        await asyncio.wait_for(task, 20.0)
+
+
+def scores(row: Any, arm: str = "candidate") -> dict[str, Any]:
+    return {s.name: s.value if s.value is not None else s.reason for s in row.scores if s.arm == arm}
+
+
+@pytest.mark.asyncio
+async def test_a_greedy_exchange_is_compared_as_it_was_served() -> None:
+    async with running() as rig:
+        rig.send(mark(0), exchange(0))
+        (row,) = await rig.rows(1)
+    assert (row.disposition, row.position, row.epoch) == ("scored", 0, 1)
+    assert scores(row)["text_mismatch"] == 0.0
+    assert len(rig.reference.bodies) == 1
+    assert rig.candidate.bodies == []
+    assert row.stratum is not None
+    assert str(row.stratum) == "0-512/plain/whole/greedy"
+
+
+@pytest.mark.asyncio
+async def test_rows_come_in_sampling_order_though_the_first_is_the_slowest() -> None:
+    gate = asyncio.Event()
+
+    async def reference(path: str, body: bytes) -> Reply:
+        if b"slow" in body:
+            await gate.wait()
+        return ok(chat_reply())
+
+    async with running(reference=reference) as rig:
+        rig.send(mark(0), mark(1), exchange(1), exchange(0, request=chat_request("slow")))
+        await until(lambda: rig.reference.active == 1 and len(rig.reference.bodies) == 2)
+        assert rig.ledger.rows == []
+        gate.set()
+        rows = await rig.rows(2)
+    assert [row.id for row in rows] == ["w-0", "w-1"]
+
+
+@pytest.mark.asyncio
+async def test_a_lost_capture_and_an_ineligible_exchange_are_coverage() -> None:
+    async with running() as rig:
+        rig.send(mark(0), mark(1), mark(2))
+        rig.send(Lost("w-0", "w", 0, LossReason.CAPTURE_MEMORY), exchange(1, target="/v1/embeddings"))
+        rig.send(exchange(2, request=chat_request(temperature=0.7)))
+        rows = await rig.rows(3)
+    assert [(row.disposition, row.reason) for row in rows] == [
+        ("lost", "capture_memory"),
+        ("ineligible", "path"),
+        ("ineligible", "sampled_not_replayed"),
+    ]
+    assert rig.reference.bodies == []
+
+
+@pytest.mark.asyncio
+async def test_wrong_tool_calls_end_in_fail_with_the_budget_named() -> None:
+    wrong = tool_reply("weather", city="Rome")
+    async with running(reference=lambda path, body: ok(tool_reply("weather", city="Paris"))) as rig:
+        for n in range(60):
+            rig.send(mark(n), exchange(n, request=TOOLS, reply=wrong))
+        await rig.rows(60)
+        await until(lambda: rig.monitor.verdict().samples >= 60)
+        verdict = rig.monitor.verdict()
+    assert verdict.state == "fail"
+    assert "tool_call_mismatch" in verdict.reasons[0]
+    assert rig.ledger.rows[0].bodies is not None
+    assert rig.ledger.rows[0].bodies.candidate == wrong
+
+
+@pytest.mark.asyncio
+async def test_a_restart_resumes_to_the_same_verdict() -> None:
+    ledger = MemoryLedger()
+    async with running(ledger=ledger, reference=lambda path, body: ok(tool_reply("weather", city="Paris"))) as rig:
+        for n in range(40):
+            rig.send(
+                mark(n), exchange(n, request=TOOLS, reply=tool_reply("weather", city="Paris" if n % 3 else "Rome"))
+            )
+        await rig.rows(40)
+        await until(lambda: rig.monitor.verdict().coverage.sampled == 40)
+        before = rig.monitor.verdict()
+    async with running(ledger=ledger) as again:
+        assert again.monitor.verdict() == before
+        again.send(mark(39), exchange(39))  # sent again by the feed
+        again.send(mark(40), exchange(40))
+        rows = await again.rows(41)
+        assert [row.position for row in rows] == list(range(41))
+        assert rows[-1].id == "w-40"
+
+
+@pytest.mark.asyncio
+async def test_a_paused_mirror_calls_nobody_and_says_so() -> None:
+    async with running() as rig:
+        rig.monitor.pause()
+        rig.send(mark(0), exchange(0))
+        (row,) = await rig.rows(1)
+        assert (row.disposition, row.reason) == ("lost", "paused")
+        rig.monitor.resume()
+        rig.send(mark(1), exchange(1))
+        assert (await rig.rows(2))[1].disposition == "scored"
+        await until(lambda: len(rig.ledger.events) == 2)
+    assert [kind for kind, _ in rig.ledger.events] == ["pause", "resume"]
+    assert len(rig.reference.bodies) == 1
+
+
+@pytest.mark.asyncio
+async def test_a_stalled_reference_is_late_and_gives_everything_back() -> None:
+    async def reference(path: str, body: bytes) -> Reply:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    of = settings(late_after_s=0.3, concurrency=2, max_queue_exchanges=4)
+    async with running(of, reference=reference) as rig:
+        rig.send(*(mark(n) for n in range(10)), *(exchange(n) for n in range(10)))
+        rows = await rig.rows(10)
+        state = rig.monitor.state()
+        await until(lambda: rig.reference.active == 0)
+        assert rig.monitor.state()["queue"]["in_work"] == 0
+        assert rig.monitor.state()["queue"]["bytes"] == 0
+    kinds = [(row.disposition, row.reason, scores(row).get("text_mismatch")) for row in rows]
+    assert kinds.count(("lost", "queue_full", None)) == 6
+    assert ("scored", None, Reason.LATE) in kinds
+    assert state["order"]["unreleased"] == 0
+
+
+@pytest.mark.asyncio
+async def test_a_dead_reference_opens_the_breaker_and_costs_evidence_not_clients() -> None:
+    def dead(path: str, body: bytes) -> Reply:
+        raise BackendUnavailable("reference: cannot connect")
+
+    of = settings(breaker_failures=2, concurrency=1)
+    async with running(of, reference=dead) as rig:
+        rig.send(*(mark(n) for n in range(6)), *(exchange(n) for n in range(6)))
+        rows = await rig.rows(6)
+        assert rig.monitor.state()["breaker"]["state"] == "open"
+        assert not rig.monitor.readiness()["reference_answers"]
+        assert "cannot connect" in rig.monitor.state()["arms"]["reference"]["last_error"]
+        await until(lambda: rig.monitor.verdict().coverage.sampled == 6)
+        assert rig.monitor.verdict().state == "inconclusive"
+    reasons = [scores(row)["text_mismatch"] for row in rows]
+    assert reasons == [Reason.REFERENCE_ERROR] * 2 + [Reason.BREAKER_OPEN] * 4
+    assert len(rig.reference.bodies) == 2
+
+
+@pytest.mark.asyncio
+async def test_a_reference_of_another_model_is_loud() -> None:
+    message = b'{"error":{"message":"The model `ref` does not exist.","type":"NotFoundError","code":404}}'
+    async with running(reference=lambda path, body: Reply(404, "application/json", message, 0.0)) as rig:
+        rig.send(mark(0), exchange(0))
+        (row,) = await rig.rows(1)
+        assert "The model `ref` does not exist" in rig.monitor.state()["arms"]["reference"]["last_error"]
+        assert rig.monitor.readiness()["reference_answers"] is False
+    (lost,) = [s for s in row.scores if s.name == "text_mismatch"]
+    assert lost.reason is Reason.REFERENCE_ERROR
+    assert lost.explanation == {"status": 404}
+
+
+@pytest.mark.asyncio
+async def test_a_cut_stream_of_the_candidate_counts_against_it() -> None:
+    async with running() as rig:
+        rig.send(mark(0), exchange(0, outcome=Outcome.CANDIDATE_FAILED, request=TOOLS))
+        rig.send(mark(1), exchange(1, status=503, request=TOOLS))
+        rig.send(mark(2), exchange(2, status=400))
+        rig.send(mark(3), exchange(3, outcome=Outcome.CLIENT_CLOSED))
+        rows = await rig.rows(4)
+    assert [scores(row).get("tool_call_mismatch") for row in rows[:2]] == [Reason.CANDIDATE_ERROR] * 2
+    assert [row.reason for row in rows[2:]] == ["client_error", "client_closed"]
+    assert rig.reference.bodies == []
+
+
+@pytest.mark.asyncio
+async def test_a_broken_ledger_is_said_and_nothing_is_lost() -> None:
+    ledger = MemoryLedger()
+    async with running(ledger=ledger) as rig:
+        ledger.broken = "disk full"
+        rig.send(mark(0), exchange(0))
+        await until(lambda: rig.metrics.write_errors)
+        assert rig.monitor.readiness()["ledger_writable"] is False
+        verdict = rig.monitor.verdict()
+        assert verdict.state == "inconclusive"
+        assert any("disk full" in reason for reason in verdict.reasons)
+        assert rig.metrics.rows == []
+        ledger.broken = ""
+        rig.send(mark(1), exchange(1))
+        rows = await rig.rows(2)
+        await until(lambda: rig.monitor.readiness()["ledger_writable"])
+        assert [row.position for row in rows] == [0, 1]
+
+
+@pytest.mark.asyncio
+async def test_events_before_the_ledger_was_read_are_kept() -> None:
+    rig = Rig(settings(), MemoryLedger(), same, same)
+    rig.send(mark(0), exchange(0))
+    assert rig.monitor.verdict().state == "inconclusive"
+    task = asyncio.create_task(rig.monitor.run(rig.shutdown))
+    (row,) = await rig.rows(1)
+    rig.shutdown.set()
+    await asyncio.wait_for(task, 10.0)
+    assert row.disposition == "scored"
+
+
+@pytest.mark.asyncio
+async def test_leaving_writes_what_was_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "DRAIN_S", 0.2)
+
+    async def never(path: str, body: bytes) -> Reply:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with running(reference=never) as rig:
+        rig.send(mark(0), mark(1), exchange(1))
+        await until(lambda: rig.reference.active == 1)
+    assert [(row.disposition, row.reason) for row in rig.ledger.rows] == [("lost", "late"), ("scored", None)]
+    assert scores(rig.ledger.rows[1])["text_mismatch"] is Reason.LATE
+    assert rig.reference.active == 0
+
+
+@pytest.mark.asyncio
+async def test_needles_are_rows_of_their_own_right_after_their_parent() -> None:
+    long = chat_request("The sky over the harbour was grey. " * 100)
+
+    def recalls(path: str, body: bytes) -> Reply:
+        return ok(chat_reply("482913"))
+
+    async with running(settings(needle_rate=1.0, noise_rate=1.0), candidate=recalls, reference=recalls) as rig:
+        rig.send(mark(0), exchange(0, request=long), mark(1), exchange(1))
+        rows = await rig.rows(3)
+    assert sorted(row.kind for row in rows) == ["live", "live", "probe"]
+    (probe,) = [row for row in rows if row.kind == "probe"]
+    assert set(scores(probe)) == {"needle_recall_loss"}
+    assert set(scores(probe, "noise")) == {"needle_recall_loss"}
+    assert len(rig.candidate.bodies) == 1
+    assert probe.stratum == rows[0].stratum
+
+
+@pytest.mark.asyncio
+async def test_an_exchange_that_breaks_the_scoring_costs_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running() as rig:
+        monkeypatch.setattr(rig.monitor._worker._evaluator, "evaluate", lambda plan, heard: 1 / 0)
+        rig.send(mark(0), exchange(0))
+        (row,) = await rig.rows(1)
+    assert scores(row)["text_mismatch"] is Reason.SCORER_ERROR
+
+
+@pytest.mark.asyncio
+async def test_a_changed_arm_begins_a_new_epoch_with_new_evidence() -> None:
+    async with running(look_interval_s=0.05) as rig:
+        rig.send(mark(0), exchange(0))
+        await rig.rows(1)
+        await until(lambda: rig.monitor.verdict().coverage.sampled == 1)
+        version = "1.0"
+
+        async def get(path: str, timeout_s: float) -> Reply:
+            body = b'{"version":"' + version.encode() + b'"}'
+            return Reply(200, "application/json", body, 0.0) if path == "/version" else Reply(404, "", b"", 0.0)
+
+        rig.reference.get = get  # type: ignore[method-assign]
+        await until(lambda: len(rig.ledger.epochs) == 2)
+        await until(lambda: rig.monitor.state()["epoch"] == 2)
+        assert rig.monitor.verdict().coverage.sampled == 0
+        assert "engine_version" in rig.ledger.epochs[1][2]
+
+        async def gone(path: str, timeout_s: float) -> Reply:
+            raise BackendUnavailable("gone")
+
+        rig.reference.get = gone  # type: ignore[method-assign]
+        await until(lambda: "reference" in rig.monitor.state()["unreachable"])
+        rig.send(mark(1), exchange(1))
+        assert (await rig.rows(2))[1].epoch == 2  # an arm that is away has not changed
+        assert len(rig.ledger.epochs) == 2
