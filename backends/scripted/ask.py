@@ -138,8 +138,9 @@ def _bad(message: str, param: str, value: object = None) -> Refused:
     return Refused(400, f"{message} {tail}", param=param)
 
 
-def _invalid(field: str, message: str, kind: str) -> Refused:
-    text = f"1 validation error:\n  {{'type': '{kind}', 'loc': 'body.{field}', 'msg': '{message}'}}"
+def _invalid(field: str, message: str, kind: str, given: str = "") -> Refused:
+    told = f", 'input': '{given}'" if given else ""
+    text = f"1 validation error:\n  {{'type': '{kind}', 'loc': 'body.{field}', 'msg': '{message}'{told}}}"
     return Refused(400, text, "Bad Request", f"body.{field}")
 
 
@@ -163,7 +164,7 @@ def _model(body: Mapping[str, Any], model: str) -> None:
 def _messages(body: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     messages = body.get("messages")
     if messages is None:
-        raise _invalid("messages", "Field required", "missing")
+        raise _invalid("messages", "Field required", "missing", f"<dict of {len(body)} items>")
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise _invalid("messages", "Input should be a valid list", "list_type")
     if not messages:

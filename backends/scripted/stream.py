@@ -63,9 +63,9 @@ class _Writer:
         delta = {"role": "assistant", "content": ""}
         choice = {"index": self._index, "delta": delta, "logprobs": None, "finish_reason": None}
         ids = self._choice.prompt.ids if self._ask.return_token_ids else None
-        return _event(
-            {**_head(self._ask, self._stamp), "choices": [choice], "prompt_token_ids": ids, "prompt_text": None}
-        )
+        counts = {"usage": usage(len(self._choice.prompt.ids), 0)} if self._ask.continuous_usage else {}
+        prompt = {"prompt_token_ids": ids, "prompt_text": None}
+        return _event({**_head(self._ask, self._stamp), "choices": [choice], **counts, **prompt})
 
     def event(self, place: int) -> bytes:
         """The event of the token at a place; empty when nothing of it shows."""

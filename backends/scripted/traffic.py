@@ -152,13 +152,15 @@ def _step(rng: random.Random) -> str:
     city, number = rng.choice(_CITIES), rng.randrange(2, 90)
     return rng.choice(
         (
-            f'Get the weather forecast for "{city}" over {number % 9 + 1} days in {rng.choice(("celsius", "fahrenheit"))}',
+            f'Get the weather forecast for "{city}" over {number % 8 + 2} days'
+            f" in {rng.choice(('celsius', 'fahrenheit'))}",
             f'Book a flight to "{city}" on 2026-{number % 12 + 1:02d}-14 for {number % 5 + 1} passengers in'
             f" {rng.choice(('economy', 'business'))}",
             f"Convert the amount {number * 10} from {rng.choice(('EUR', 'USD', 'GBP'))} to"
             f" {rng.choice(('JPY', 'CHF', 'SEK'))} currency",
             f"Track the order OR-{number * 1_009} and its status",
-            f'Create a support ticket "Printer {number} is down" with {rng.choice(("low", "normal", "urgent"))} priority',
+            f'Create a support ticket "Printer {number} is down"'
+            f" with {rng.choice(('low', 'normal', 'urgent'))} priority",
         )
     )
 
