@@ -1,16 +1,33 @@
-"""Evidence and budgets to a verdict. Being written: the public names are final, the folding follows."""
+"""Evidence and budgets to a verdict: pass, fail or inconclusive, with reasons. No data never passes.
+
+How the parts are combined, and who may decide:
+
+- Any critical budget whose rollback test or change detector has crossed fails the recipe, and nothing outvotes it; it
+  stays failed until an operator's `reset`. The alpha of rollback is shared by all lanes of the critical budgets.
+- A budget that is not critical cannot fail the recipe: over its limit it holds the promotion. Its own test shares an
+  alpha with the other budgets that are not critical.
+- A pass needs every required budget (every bounded one, and an unbounded one that is critical) through its gates,
+  each at the full alpha (intersection-union); enough coverage, evenly spread; and no hold from outside.
+- Everything else is inconclusive, and says what is open.
+
+The names that other rooms need are exported here; they live in budgets, coverage and verdict.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scorers.budgets import Budget, GateRules
-from scorers.coverage import Coverage
-from scorers.records import Observation
-from scorers.verdict import BudgetVerdict, Diagnosis, LaneVerdict, State, Verdict, VerdictContext
+from scorers.budgets import Budget, GateRules, by_name
+from scorers.coverage import UNKNOWN_STRATUM, Coverage, CoverageTally
+from scorers.diagnose import PatternTally, diagnose
+from scorers.evidence import UNKNOWN_LENGTH, BudgetEvidence, Thresholds, lane_count
+from scorers.records import Observation, Reason, Stratum
+from scorers.ruling import amount, remarks, rule
+from scorers.verdict import AXES, BudgetVerdict, Diagnosis, LaneVerdict, State, Verdict, VerdictContext
 
 __all__ = [
+    "AXES",
     "Budget",
     "BudgetVerdict",
     "Coverage",
@@ -24,40 +41,201 @@ __all__ = [
     "start",
 ]
 
+FORMAT = 1  # of to_json; a change of any formula or grid that evidence rests on raises it
+
+PROBE_SCORES = frozenset({"needle_recall_loss"})
+"""What a planted needle may feed. It is no client's request: its tool calls and KL belong in no budget on traffic."""
+
 
 class EvidenceState:
-    """The running evidence of one recipe: O(1) per budget and stratum, whatever the number of rows.
+    """The running evidence of one recipe in one epoch: O(1) per budget and stratum, whatever the number of rows.
 
-    It only grows by `fold`, in rising position; everything that it knows came from observations.
+    It only grows by `fold`, in rising position; everything that it knows came from observations, so folding the same
+    rows anywhere gives the same state. Not safe for use from several threads.
     """
 
     def __init__(self, budgets: Sequence[Budget], rules: GateRules) -> None:
         self.budgets = tuple(budgets)
         self.rules = rules
+        self.position = -1  # the last one folded
+        self.reset_position: int | None = None
+        self._named = by_name(self.budgets)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Evidence that has seen nothing."""
+        sharing = dict.fromkeys((True, False), 0)
+        for budget in self.budgets:
+            sharing[budget.critical] += lane_count(budget)
+        self.samples = 0  # planned rows that gave at least one number
+        self.noise_samples = 0  # planned rows whose re-run did
+        self._coverage = CoverageTally()
+        self._pattern = PatternTally()
+        self._strata: dict[Stratum, str] = {}  # names of strata, because making one costs more than counting it
+        self._evidence = tuple(
+            BudgetEvidence(
+                budget, Thresholds(self.rules.alpha_promote, self.rules.alpha_rollback, sharing[budget.critical])
+            )
+            for budget in self.budgets
+        )
 
     @property
     def coverage(self) -> Coverage:
-        raise NotImplementedError
+        """What became of all live samples so far."""
+        return self._coverage.coverage()
 
     def fold(self, observation: Observation) -> None:
-        """Take in one observation. Raises ValueError when its position does not rise."""
-        raise NotImplementedError
+        """Take in one observation.
 
-    def verdict(self, context: VerdictContext) -> Verdict:
-        raise NotImplementedError
+        Raises:  ValueError when its position does not rise: nothing may be counted twice or out of order.
+        """
+        position = observation.position
+        if position <= self.position:
+            raise ValueError(f"position {position} after {self.position}: evidence is folded in sampling order")
+        self.position = position
+        stratum = observation.stratum
+        live = observation.kind == "live"
+        if live:
+            self._coverage.fold(observation, self._name(stratum))
+        if observation.disposition != "scored":
+            return
+        candidate, noise = observation.candidate, observation.noise
+        if not live:
+            candidate = {name: value for name, value in candidate.items() if name in PROBE_SCORES}
+            noise = {name: value for name, value in noise.items() if name in PROBE_SCORES}
+        may_promote = self.samples < self.rules.max_pairs
+        if _any_number(candidate):
+            self.samples += 1
+        if noise and _any_number(noise):
+            self.noise_samples += 1
+        length = UNKNOWN_LENGTH if stratum is None else stratum.length
+        for evidence in self._evidence:
+            evidence.fold(candidate, noise, length, position, may_promote)
+        self._pattern.fold(candidate, noise, length)
+
+    def _name(self, stratum: Stratum | None) -> str:
+        if stratum is None:
+            return UNKNOWN_STRATUM
+        name = self._strata.get(stratum)
+        if name is None:
+            name = self._strata[stratum] = str(stratum)
+        return name
+
+    def verdict(self, context: VerdictContext | None = None) -> Verdict:
+        """The verdict as the evidence stands; looking changes nothing and costs no validity."""
+        about = VerdictContext() if context is None else context
+        found = {evidence.budget.name: rule(evidence, self.rules) for evidence in self._evidence}
+        coverage = self.coverage
+        over = [name for name, budget in found.items() if self._is_over(budget)]
+        state, reasons = self._decide(found, coverage, about)
+        return Verdict(
+            state=state,
+            reasons=reasons,
+            budgets=found,
+            coverage=coverage,
+            samples=self.samples,
+            noise_samples=self.noise_samples,
+            epoch=about.epoch,
+            recipe=about.recipe,
+            diagnosis=diagnose(self._pattern, over, about.prompt_token_mismatches),
+        )
+
+    def _decide(
+        self, found: Mapping[str, BudgetVerdict], coverage: Coverage, about: VerdictContext
+    ) -> tuple[State, tuple[str, ...]]:
+        """The recipe's state and its reasons, the deciding one first."""
+        ranked = sorted(found.values(), key=lambda budget: not budget.critical)
+        notes = [note for name, budget in found.items() for note in remarks(self._named[name], budget)]
+        if self.reset_position is not None:
+            notes.append(f"evidence begins after position {self.reset_position}: an operator reset it")
+        failed = [budget for budget in ranked if budget.critical and budget.state == "fail"]
+        holds = [*about.holds, *coverage.shortfalls(self.rules.min_coverage), *self._open(ranked)]
+        if failed:
+            said = [f"{budget.name}: {reason}" for budget in failed for reason in budget.reasons]
+            return "fail", (*said, *holds, *notes)
+        if holds:
+            return "inconclusive", (*holds, *notes)
+        certified = ", ".join(_certified(self._named[b.name], b) for b in ranked if b.state == "pass")
+        return "pass", (f"every required budget is certified: {certified}", *notes)
+
+    def _open(self, ranked: Sequence[BudgetVerdict]) -> list[str]:
+        """Why the budgets do not let the recipe pass; empty when they do."""
+        said = [
+            f"{budget.name} is not critical and holds the promotion: {budget.reasons[0]}"
+            for budget in ranked
+            if budget.state == "fail" and not budget.critical
+        ]
+        waiting = [b for b in ranked if b.state == "inconclusive" and self._named[b.name].required]
+        if waiting and self.samples >= self.rules.max_pairs:
+            said.append(f"no promotion within max_pairs = {self.rules.max_pairs}; only a reset or a new recipe helps")
+        return said + [f"{budget.name}: {reason}" for budget in waiting for reason in budget.reasons]
+
+    def _is_over(self, budget: BudgetVerdict) -> bool:
+        return budget.state == "fail" or (budget.value is not None and budget.value > budget.limit)
 
     def reset(self, position: int) -> None:
-        """Begin anew after `position`: an operator's act."""
-        raise NotImplementedError
+        """Begin anew after `position`: an operator's act, which gives every test its full alpha again.
+
+        Raises:  ValueError when later rows were already folded.
+        """
+        if position < self.position:
+            raise ValueError(f"reset at {position}, but position {self.position} was already folded")
+        self.position = self.reset_position = position
+        self._begin()
 
     def to_json(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """JSON-ready and self-contained; floats survive exactly by their repr."""
+        return {
+            "format": FORMAT,
+            "rules": self.rules.as_dict(),
+            "budgets": [budget.as_dict() for budget in self.budgets],
+            "position": self.position,
+            "reset_position": self.reset_position,
+            "samples": self.samples,
+            "noise_samples": self.noise_samples,
+            "coverage": self._coverage.to_json(),
+            "pattern": self._pattern.to_json(),
+            "evidence": {evidence.budget.name: evidence.to_json() for evidence in self._evidence},
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> EvidenceState:
-        raise NotImplementedError
+        """The state that `to_json` wrote: it folds on, to the last bit, as the original would.
+
+        Raises:  ValueError when the data is of another format or is not evidence at all.
+        """
+        if data.get("format") != FORMAT:
+            raise ValueError(f"evidence of format {data.get('format')!r}, this program reads {FORMAT}: fold anew")
+        try:
+            state = cls([Budget(**budget) for budget in data["budgets"]], GateRules(**data["rules"]))
+            state.position = data["position"]
+            state.reset_position = data["reset_position"]
+            state.samples = data["samples"]
+            state.noise_samples = data["noise_samples"]
+            state._coverage = CoverageTally.from_json(data["coverage"])
+            state._pattern = PatternTally.from_json(data["pattern"])
+            for evidence in state._evidence:
+                evidence.restore(data["evidence"][evidence.budget.name])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"stored evidence is damaged: {error!r}") from error
+        return state
 
 
 def start(budgets: Sequence[Budget], rules: GateRules) -> EvidenceState:
-    """Evidence that has seen nothing."""
+    """Evidence that has seen nothing.
+
+    Raises:  ValueError when no budget is given or two share a name.
+    """
     return EvidenceState(budgets, rules)
+
+
+def _any_number(scores: Mapping[str, float | Reason]) -> bool:
+    for value in scores.values():  # noqa: SIM110 - a generator costs twice as much, once per row
+        if not isinstance(value, Reason):
+            return True
+    return False
+
+
+def _certified(budget: Budget, found: BudgetVerdict) -> str:
+    value = "unknown" if found.value is None else amount(budget, found.value)
+    return f"{budget.name} {value} against {amount(budget, budget.limit)} over {found.samples} pairs"

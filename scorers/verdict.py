@@ -38,7 +38,8 @@ class LaneVerdict:
     `bound` is the upper confidence bound at alpha_promote with every lost one counted as the worst (for an
     unbounded score: of the score capped at 10 limits). `log10_e_*` are None where the e-value is 0 or no test runs.
     `first_crossed_position` is where the lane's own verdict was reached. `required` says that the lane's share
-    of the samples is large enough to be needed for a pass.
+    of the samples is large enough to be needed for a pass. `change_level` is the change detector's, None before
+    the lane's promotion; its alarm comes at 1e5 pairs, at `changed_position`.
     """
 
     state: State
@@ -54,6 +55,7 @@ class LaneVerdict:
     log10_e_rollback: float | None
     log10_e_noise: float | None
     first_crossed_position: int | None
+    change_level: float | None
     changed_position: int | None
     reasons: tuple[str, ...]
 
