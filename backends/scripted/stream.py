@@ -63,7 +63,7 @@ class _Writer:
         delta = {"role": "assistant", "content": ""}
         choice = {"index": self._index, "delta": delta, "logprobs": None, "finish_reason": None}
         ids = self._choice.prompt.ids if self._ask.return_token_ids else None
-        counts = {"usage": usage(len(self._choice.prompt.ids), 0)} if self._ask.continuous_usage else {}
+        counts = {"usage": self._usage(0)} if self._ask.continuous_usage else {}
         prompt = {"prompt_token_ids": ids, "prompt_text": None}
         return _event({**_head(self._ask, self._stamp), "choices": [choice], **counts, **prompt})
 
@@ -79,7 +79,7 @@ class _Writer:
         if not body:
             return b""
         if self._ask.continuous_usage:
-            body["usage"] = usage(len(self._choice.prompt.ids), place + 1)
+            body["usage"] = self._usage(place + 1)
         if final and not self._ask.include_usage:
             body["system_fingerprint"] = self._stamp.fingerprint
         return _event(body)
@@ -122,6 +122,10 @@ class _Writer:
         }
         self._offset += written_length(self._ask, steps)
         return {**_head(self._ask, self._stamp), "choices": [choice]}
+
+    def _usage(self, tokens: int) -> dict[str, Any]:
+        counts = usage(len(self._choice.prompt.ids), tokens)
+        return {**counts, "completion_tokens_details": None} if self._ask.chat else counts
 
     def _text(self, piece: bytes, final: bool) -> str:
         """What this token adds to the text: never more than the choice's text, which a stop string may have cut."""
