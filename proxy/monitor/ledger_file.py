@@ -21,6 +21,7 @@ APPLICATION_ID = 0x50415249  # "PARI"
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT_MS = 5_000  # *choice*: readers never block the writer in WAL; this covers a checkpoint's instant
 PAGE_BYTES = 4096
+SMALLEST_BYTES = 512  # Source: SQLite's file format, the smallest page
 WAL_LIMIT_BYTES = 16 * 1024 * 1024  # *choice*: what the WAL is cut back to after a checkpoint
 FULL_CHECK_BYTES = 64 * 1024 * 1024  # *choice*: up to here every page is checked at opening, in well under 1 s
 
@@ -113,17 +114,21 @@ def open_writer(path: Path) -> sqlite3.Connection:
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
             _configure(connection)
-            if fresh:
+            if not fresh and not _is_blank(connection):
+                _check_version(connection, path)  # before anything that would change somebody else's file
+            else:
+                fresh = True  # also when its creation was cut off by a kill
                 connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before the first table, or it has no effect
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
-            if _is_blank(connection):
+            if fresh:
                 _create(connection)
-            _check_version(connection, path)
             _check_pages(connection, path)
-            connection.execute("BEGIN IMMEDIATE")  # a read-only file is found out now, not at the first row
+            connection.execute("BEGIN IMMEDIATE")
+            # A read-only file is found out now, not at the first row. BEGIN alone would not: it becomes a reader's.
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             connection.execute("ROLLBACK")
         except BaseException:  # the descriptor must not stay open; re-raised as it came
             connection.close()
@@ -182,7 +187,10 @@ def _check_file(path: Path) -> bool:
     with said_plainly(path, "open it"):
         if path.is_dir():
             raise LedgerError(f"ledger {path}: is a directory; set ledger.path to a file")
-        return not path.exists() or path.stat().st_size == 0
+        size = path.stat().st_size if path.exists() else 0
+        if 0 < size < SMALLEST_BYTES:  # SQLite would take it for an empty one and write over it
+            raise LedgerError(f"ledger {path}: is not a database; set ledger.path to another file, or move it away")
+        return size == 0
 
 
 def _is_blank(connection: sqlite3.Connection) -> bool:

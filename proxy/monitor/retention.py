@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-CHUNK_ROWS = 1_000  # *choice*: what one transaction deletes; a writer on another connection waits no longer than that
+CHUNK_ROWS = 1_000  # *choice*: what one transaction deletes; nobody waits longer than that
+CHUNK_BODIES = 10  # *choice*: they are large, and no more than needed should go
 VACUUM_PAGES = 4_096  # *choice*: 16 MiB a step
 SHRINK_TO = 0.9  # *choice*: down to nine tenths, so that not every call has to shrink again
 
@@ -56,7 +57,7 @@ def _drop_bodies(connection: sqlite3.Connection, oldest_unix_s: float | None) ->
     """One chunk of the oldest bodies, stopping at the first one that is young enough (None: at none)."""
     found = connection.execute(
         "SELECT b.position, e.sampled_unix_s FROM bodies b LEFT JOIN exchanges e ON e.position = b.position "
-        f"ORDER BY b.position LIMIT {CHUNK_ROWS if oldest_unix_s is not None else CHUNK_ROWS // 20}"
+        f"ORDER BY b.position LIMIT {CHUNK_ROWS if oldest_unix_s is not None else CHUNK_BODIES}"
     ).fetchall()
     last = None
     for position, sampled_unix_s in found:
