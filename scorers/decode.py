@@ -69,12 +69,12 @@ def decode_request(path: str, body: bytes) -> DecodedRequest:
 
 def decode_reply(kind: Kind, content_type: str, body: bytes) -> DecodedReply:
     """One arm's answer, from a whole JSON body or from a recorded stream, told apart by the content type
-    (and by a leading `data:` where there is none).
+    (and by a leading `data:` or comment where there is none).
 
     Raises:  DecodeError.
     """
     media = content_type.partition(";")[0].strip().lower()
-    if media == "text/event-stream" or (not media and body.lstrip().startswith(b"data:")):
+    if media == "text/event-stream" or (not media and body.lstrip().startswith((b"data:", b":"))):
         return decode_stream(kind, body)
     data, grid = _whole(kind, body)
     if data.get("error") is not None:
