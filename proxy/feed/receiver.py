@@ -176,7 +176,8 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
             return
         self._hello_timer = self._loop.call_later(HELLO_TIMEOUT_S, self._without_hello)
-        self._set_reading(not self._receiver.paused)
+        # Not yet: after this call uvloop starts reading, whatever was said before.
+        self._loop.call_soon(self._follow_receiver)
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
@@ -201,6 +202,9 @@ class _Connection(asyncio.Protocol):
         if not self._turn_scheduled and not self._receiver.paused:
             self._turn_scheduled = True
             self._loop.call_soon(self._next_turn)
+        self._follow_receiver()
+
+    def _follow_receiver(self) -> None:
         self._set_reading(not self._receiver.paused and not self._turn_scheduled)
 
     def _next_turn(self) -> None:
