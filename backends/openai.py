@@ -77,7 +77,11 @@ class OpenAIBackend:
             raise BackendUnavailable(f"{self.name}: this backend was closed")
         started = time.perf_counter()
         async with self._translated(timeout_s):
-            request = self._client.build_request(method, self._url + path, content=body, headers=dict(headers))
+            pairs = [
+                (name.encode("latin-1", "replace"), value.encode("latin-1", "replace"))
+                for name, value in headers.items()
+            ]
+            request = self._client.build_request(method, self._url + path, content=body, headers=pairs)
             response = await self._client.send(request, stream=True)
             try:
                 content = await self._bounded(response)

@@ -37,8 +37,9 @@ class Delivery:
 
     async def send(self) -> bool:
         """The reply, or what the fault makes of it; False when the connection must end."""
-        if await self._spoiled_at_once():
-            return False
+        going_on = await self._spoiled_at_once()
+        if going_on is not None:
+            return going_on
         choices = [
             generate(self._ask, prompt, index, self._run, self._script.max_model_len - len(prompt.ids))
             for prompt in self._ask.prompts
@@ -57,23 +58,24 @@ class Delivery:
         self._struck[str(fault)] += 1
         return True
 
-    async def _spoiled_at_once(self) -> bool:
+    async def _spoiled_at_once(self) -> bool | None:
+        """None when no fault strikes before the reply; else whether the connection goes on after it."""
         connection = self._connection
         if self._hit(Fault.STALL):
             await asyncio.Event().wait()  # until the client gives up, or the server closes
         if self._hit(Fault.CLOSE_AT_ONCE):
-            return True
+            return False
         if self._hit(Fault.CLOSE_IN_HEAD):
             connection.writer.write(b"HTTP/1.1 200 OK\r\ncontent-ty")
-            return True
+            return False
         if self._hit(Fault.GARBAGE):
             connection.writer.write(b"\x16\x03\x01garbage that is no HTTP at all\r\n\r\n")
-            return True
+            return False
         if self._hit(Fault.ERROR_500):
             body = error_body(500, "EngineCore encountered an issue.", "InternalServerError")
             await connection.reply(500, body, close=not self._request.keeps_alive)
-            return not self._request.keeps_alive
-        return False
+            return True
+        return None
 
     async def _whole(self, choices: list[Generated]) -> bool:
         ask = self._ask
