@@ -1,0 +1,217 @@
+"""Composition root: the only place that names concrete classes and joins them.
+
+Three programs are put together here: a relay worker, the monitor, and the supervisor of both. Each takes what was
+loaded from the settings file, runs until SIGTERM or SIGINT, and drains.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import orjson
+import uvloop
+
+from backends.openai import OpenAIBackend
+from proxy import __version__
+from proxy.errors import LedgerError
+from proxy.feed import UnixFeedReceiver, UnixFeedSender, max_frame_bytes
+from proxy.metrics import RelayCounters
+from proxy.monitor.control import create_control_app, serve_control
+from proxy.monitor.evaluate import mismatch_rule
+from proxy.monitor.exposition import ParityMetrics
+from proxy.monitor.ledger import SqliteLedger
+from proxy.monitor.ledger_reader import open_read_only
+from proxy.monitor.pipeline import Monitor
+from proxy.monitor.standing import Standing
+from proxy.relay import serve_relay
+from proxy.settings import Settings, UpstreamSettings
+from proxy.settings_file import Loaded
+from scorers.catalogue import SPECS, scorers
+from scorers.judge import Budget, EvidenceState, GateRules
+from scorers.planning import pairs_to_pass
+
+FEED_FLUSH_S = 2.0  # choice: how long a leaving relay worker waits for the monitor to take the rest
+
+
+def announce(role: str, host: str, port: int) -> None:
+    """One JSON line on stdout: the supervisor and scripts learn the port from it."""
+    print(orjson.dumps({"event": "listening", "role": role, "host": host, "port": port}).decode(), flush=True)
+
+
+def run_relay(loaded: Loaded, index: int) -> None:
+    """Runs one relay worker until it is told to stop."""
+    _run(lambda shutdown: _relay(loaded, index, shutdown))
+
+
+def run_monitor(loaded: Loaded) -> None:
+    """Runs the monitor until it is told to stop."""
+    _run(lambda shutdown: _monitor(loaded, shutdown))
+
+
+def serve(loaded: Loaded, log_level: str) -> int:
+    """The exit code of a supervised relay and monitor."""
+    return _run(lambda shutdown: _serve(loaded, log_level, shutdown))
+
+
+def budgets_of(settings: Settings) -> tuple[Budget, ...]:
+    """The judge's budgets from the settings' tables and the scores' own specifications."""
+    return tuple(
+        Budget(
+            name=name,
+            limit=budget.limit,
+            bounded=SPECS[name].bounded,
+            critical=budget.critical,
+            noise_multiple=budget.noise_multiple,
+            slack=budget.slack,
+            by_length=budget.by_length,
+            unit=SPECS[name].unit,
+        )
+        for name, budget in settings.budgets.items()
+    )
+
+
+def rules_of(settings: Settings) -> GateRules:
+    """The judge's rules from `[gate]`."""
+    return GateRules(
+        alpha_promote=settings.gate.alpha_promote,
+        alpha_rollback=settings.gate.alpha_rollback,
+        max_pairs=settings.gate.max_pairs,
+        min_coverage=settings.gate.min_coverage,
+    )
+
+
+def budget_rows(loaded: Loaded) -> list[tuple[str, ...]]:
+    """One row per budget for `parity check-config`, as text."""
+    rules = rules_of(loaded.settings)
+    rows = []
+    for budget in budgets_of(loaded.settings):
+        need = pairs_to_pass(budget, budget.limit / 2, rules.alpha_promote)
+        rows.append(
+            (
+                budget.name,
+                budget.unit,
+                f"{budget.limit:g}",
+                f"{budget.noise_multiple:g}",
+                "critical" if budget.critical else "",
+                f"{need:,}" if need is not None else "never",
+            )
+        )
+    return rows
+
+
+def recompute(loaded: Loaded, ledger: Path) -> dict[str, Any]:
+    """The verdict that a ledger alone gives, in the shape of `/gate`.
+
+    Raises:  LedgerError.
+    """
+    settings = loaded.settings
+    with closing(open_read_only(ledger)) as reader:
+        latest = reader.latest_epoch()
+        if latest is None:
+            raise LedgerError(f"{ledger}: the ledger has no epoch yet, so there is nothing to judge")
+        standing = Standing(settings.gate.recipe, _fresh_evidence(settings))
+        standing.resume(reader, *latest)
+        return standing.verdict(()).as_dict()
+
+
+def _fresh_evidence(settings: Settings) -> Callable[[], EvidenceState]:
+    budgets, rules = budgets_of(settings), rules_of(settings)
+    return lambda: EvidenceState(budgets, rules)
+
+
+async def _relay(loaded: Loaded, index: int, shutdown: asyncio.Event) -> None:
+    settings = loaded.settings
+    worker = f"{index}-{os.getpid()}"
+    counters = RelayCounters()
+    feed = UnixFeedSender(settings.feed, worker=worker, stats=counters.snapshot)
+    await feed.start()
+    try:
+        await serve_relay(
+            settings,
+            worker=worker,
+            feed=feed,
+            counters=counters,
+            shutdown=shutdown,
+            on_listening=lambda host, port: announce("relay", host, port),
+            salt=loaded.secrets.sampling_salt,
+        )
+    finally:
+        await feed.aclose(FEED_FLUSH_S)
+
+
+async def _monitor(loaded: Loaded, shutdown: asyncio.Event) -> None:
+    settings, secrets = loaded.settings, loaded.secrets
+    limits = {name: budget.limit for name, budget in settings.budgets.items()}
+    async with AsyncExitStack() as stack:
+        ledger = stack.enter_context(closing(SqliteLedger(settings.ledger, is_mismatch=mismatch_rule(limits))))
+        metrics = ParityMetrics(specs=list(SPECS.values()), recipe=settings.gate.recipe, version=__version__)
+        candidate = _backend("candidate", settings.candidate, secrets.candidate_api_key, settings)
+        stack.push_async_callback(candidate.aclose)
+        reference = _backend("reference", settings.reference, secrets.reference_api_key, settings)
+        stack.push_async_callback(reference.aclose)
+        monitor = Monitor(
+            settings,
+            ledger=ledger,
+            candidate=candidate,
+            reference=reference,
+            scorers=scorers(),
+            evidence=_fresh_evidence(settings),
+            metrics=metrics,
+        )
+        feed = UnixFeedReceiver(
+            settings.feed.socket,
+            on_event=monitor.on_event,
+            on_stats=monitor.on_stats,
+            on_connection=monitor.on_connection,
+            max_frame_bytes=max_frame_bytes(settings.feed),
+        )
+        await feed.start()
+        stack.push_async_callback(feed.aclose)
+        control = create_control_app(monitor, ledger, metrics, secrets.control_token, settings.gate.recipe)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(
+                serve_control(
+                    control,
+                    settings.control.host,
+                    settings.control.port,
+                    shutdown,
+                    lambda host, port: announce("control", host, port),
+                )
+            )
+            tasks.create_task(monitor.run(shutdown))
+
+
+def _backend(name: str, arm: UpstreamSettings, api_key: str | None, settings: Settings) -> OpenAIBackend:
+    return OpenAIBackend(
+        name,
+        arm.url,
+        api_key=api_key,
+        connect_timeout_s=settings.relay.connect_timeout_s,
+        max_reply_bytes=settings.mirror.max_reply_bytes,
+        max_connections=settings.mirror.concurrency * 2,
+    )
+
+
+def _run(main: Callable[[asyncio.Event], Coroutine[Any, Any, Any]]) -> Any:
+    """What `main` returns, on uvloop, with an event that SIGTERM or SIGINT sets. A second signal ends it at once."""
+
+    async def run() -> Any:
+        shutdown = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def stop(number: int) -> None:
+            if shutdown.is_set():
+                os._exit(128 + number)
+            shutdown.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop, number)
+        return await main(shutdown)
+
+    return uvloop.run(run())

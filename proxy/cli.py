@@ -1,0 +1,213 @@
+"""The `parity` command. Reads the words, starts the rest, and prints for people; it decides nothing itself.
+
+Exit codes: 0 done, 1 what was asked failed, 2 the command line or the settings are wrong.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from proxy import __version__, app, demo
+from proxy.errors import ParityError, SettingsError
+from proxy.settings_file import Loaded, load_settings
+from proxy.supervisor import die_with_parent
+from proxy.template import TEMPLATE
+from scorers.catalogue import SPECS
+
+cli = typer.Typer(
+    name="parity",
+    help="Serve a quantized LLM, mirror sampled requests to its BF16 reference, and keep a verdict you can trust.\n\n"
+    "Start with `parity demo`, or `parity init-config parity.toml` and `parity serve --config parity.toml`.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console()
+err = Console(stderr=True)
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", help="The settings file (TOML).", envvar="PARITY_CONFIG", dir_okay=False)
+]
+LogLevel = Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.", envvar="PARITY_LOG_LEVEL")]
+
+
+class Fault(StrEnum):
+    """What the demo can plant in the candidate."""
+
+    NONE = "none"
+    TOOL_CALLS = "tool_calls"
+    LOGPROBS = "logprobs"
+    RECALL = "recall"
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"parity-proxy {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@cli.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options that stand before the command."""
+
+
+@cli.command()
+def serve(config: ConfigOption = Path("parity.toml"), log_level: LogLevel = "info") -> None:
+    """Serve clients and watch parity: starts and supervises the relay workers and the monitor.
+
+    SIGTERM drains: no new connection, running replies finish within relay.drain_timeout_s.
+    """
+    loaded = _load(config, log_level)
+    raise typer.Exit(app.serve(loaded, log_level))
+
+
+@cli.command()
+def relay(
+    config: ConfigOption = Path("parity.toml"),
+    worker: Annotated[int, typer.Option(help="This worker's number, for metrics.", min=0)] = 0,
+    log_level: LogLevel = "info",
+) -> None:
+    """Run one relay worker alone. It serves clients whether or not a monitor is there."""
+    loaded = _load(config, log_level)
+    app.run_relay(loaded, worker)
+
+
+@cli.command()
+def monitor(config: ConfigOption = Path("parity.toml"), log_level: LogLevel = "info") -> None:
+    """Run the monitor alone: shadow calls, scores, ledger, verdict and the control port."""
+    loaded = _load(config, log_level)
+    app.run_monitor(loaded)
+
+
+@cli.command("check-config")
+def check_config(
+    config: Annotated[Path, typer.Argument(help="The settings file to check.")] = Path("parity.toml"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Print what a settings file means, or every mistake in it with its fix."""
+    loaded = _load(config, "warning")
+    if as_json:
+        out.print_json(loaded.settings.model_dump_json())
+        return
+    for name, section in loaded.settings:
+        if name == "budgets":
+            continue
+        table = Table(title=name, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+        for key, value in section:
+            table.add_row(f"  {key}", str(value))
+        out.print(table)
+    out.print(_budget_table(loaded))
+
+
+@cli.command("init-config")
+def init_config(
+    path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("parity.toml"),
+    force: Annotated[bool, typer.Option(help="Overwrite an existing file.")] = False,
+) -> None:
+    """Write a commented settings file to start from."""
+    if path.exists() and not force:
+        _fail(f"{path} exists; give another path, or --force to overwrite it")
+    try:
+        path.write_text(TEMPLATE, encoding="utf-8")
+    except OSError as error:
+        _fail(f"{path} cannot be written: {error.strerror}")
+    out.print(f"wrote {path}; edit the two urls, then run: parity check-config {path}", highlight=False)
+
+
+@cli.command()
+def verdict(
+    ledger: Annotated[Path, typer.Argument(help="The ledger file.")],
+    config: ConfigOption = Path("parity.toml"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in the shape that /gate answers.")] = False,
+) -> None:
+    """Recompute the verdict from a ledger alone, with the budgets of a settings file."""
+    loaded = _load(config, "warning")
+    try:
+        answer = app.recompute(loaded, ledger)
+    except ParityError as error:
+        _fail(str(error))
+    if as_json:
+        out.print_json(orjson.dumps(answer).decode())
+    else:
+        demo.print_verdict(out, answer)
+
+
+@cli.command("demo")
+def run_demo(
+    once: Annotated[bool, typer.Option("--once", help="Run unattended: one phase, then end.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end; needs --once.")] = False,
+    fault: Annotated[Fault, typer.Option(help="What to plant in the candidate.")] = Fault.TOOL_CALLS,
+    requests: Annotated[int, typer.Option(help="How many requests to send.", min=20, max=100_000)] = 600,
+    ledger: Annotated[Path | None, typer.Option(help="Keep the ledger in this file.", dir_okay=False)] = None,
+) -> None:
+    """The main job in one command: two scripted engines, the real proxy, real traffic, and the verdict.
+
+    Without --once it shows a live table, first on a healthy candidate, then with the fault planted.
+    """
+    if as_json and not once:
+        _usage("--json needs --once: the live table and a JSON object cannot share a terminal")
+    plan = demo.Plan(requests=requests, fault=fault.value, once=once, quiet=as_json, ledger=ledger)
+    try:
+        result = demo.run(plan, err if as_json else out)
+    except ParityError as error:
+        _fail(str(error))
+    if as_json:
+        typer.echo(orjson.dumps(result).decode())
+
+
+def _budget_table(loaded: Loaded) -> Table:
+    table = Table(title="budgets", title_justify="left")
+    for column in ("score", "unit", "limit", "noise multiple", "critical", "pairs to pass at half the limit"):
+        table.add_column(column)
+    for row in app.budget_rows(loaded):
+        table.add_row(*row)
+    return table
+
+
+def _load(config: Path, log_level: str) -> Loaded:
+    """The settings, or exit code 2 with every problem. Also sets up logging, once, here."""
+    level = logging.getLevelNamesMapping().get(log_level.upper())
+    if level is None:
+        _usage(f'--log-level "{log_level}": choose debug, info, warning or error')
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(max(level, logging.WARNING))  # it logs every shadow call's URL
+    if os.environ.get("PARITY_SUPERVISED"):
+        die_with_parent()
+    try:
+        return load_settings(config, os.environ, SPECS)
+    except SettingsError as error:
+        for problem in error.problems:
+            err.print(f"[bold red]✗[/] {problem}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+
+
+def _fail(message: str) -> NoReturn:
+    err.print(f"[bold red]error:[/] {message}", highlight=False, soft_wrap=True)
+    raise typer.Exit(1)
+
+
+def _usage(message: str) -> NoReturn:
+    err.print(f"[bold red]error:[/] {message}", highlight=False, soft_wrap=True)
+    raise typer.Exit(2)
+
+
+def main() -> None:
+    """Entry point of the `parity` command."""
+    cli()
+
+
+if __name__ == "__main__":
+    main()

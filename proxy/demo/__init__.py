@@ -1,0 +1,13 @@
+"""The main job in one command: two scripted engines, the real proxy as processes, real clients, and the verdict.
+
+stage.py    engines and proxy, started and ended
+traffic.py  the clients, and the byte comparison
+view.py     what a person sees: the live table, the verdict
+"""
+
+from __future__ import annotations
+
+from proxy.demo.course import Plan, run
+from proxy.demo.view import print_verdict
+
+__all__ = ["Plan", "print_verdict", "run"]

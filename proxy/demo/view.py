@@ -1,0 +1,107 @@
+"""What a person sees of the demo and of a verdict: one live table, one closing page."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from proxy.demo.stage import Stage
+from proxy.demo.traffic import Tally
+
+STYLE = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
+SHOWN_REASONS = 6
+
+
+class LiveTable:
+    """The budgets as they move. Quiet: nothing is drawn."""
+
+    def __init__(self, console: Console, on: Stage, *, quiet: bool) -> None:
+        self.phase = ""
+        self.healthy: dict[str, Any] | None = None
+        self._on = on
+        self._live = None if quiet else Live(console=console, refresh_per_second=4)
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.__exit__(kind, error, trace)
+
+    def show(self, answer: dict[str, Any], tally: Tally) -> None:
+        """Draws one moment."""
+        if self._live is None:
+            return
+        clients = Text.assemble(
+            (f"{tally.sent}", "bold"),
+            " requests   ",
+            (f"{tally.client_errors}", "bold"),
+            " client errors   ",
+            (f"{tally.byte_mismatches}", "bold"),
+            f" of {tally.compared} replies differ from the candidate's own bytes",
+        )
+        where = Text(
+            f"clients  {self._on.relay_url}/v1\npage     {self._on.control_url}/\n"
+            f"verdict  {self._on.control_url}/gate\nmetrics  {self._on.control_url}/metrics",
+            style="dim",
+        )
+        parts: list[Any] = [where, clients, budget_table(answer), _verdict_line(answer)]
+        if self.healthy is not None:
+            parts.append(Text(f"before the fault: {self.healthy['verdict']}", style="dim"))
+        self._live.update(Panel(Group(*parts), title=f"parity demo: {self.phase}", title_align="left"))
+
+
+def print_verdict(console: Console, answer: dict[str, Any]) -> None:
+    """Prints a verdict in the shape of `/gate` for a person."""
+    console.print(budget_table(answer))
+    console.print(_verdict_line(answer))
+    for reason in answer["reasons"][:SHOWN_REASONS]:
+        console.print(Text(f"  · {reason}"))
+    hidden = len(answer["reasons"]) - SHOWN_REASONS
+    if hidden > 0:
+        console.print(Text(f"  and {hidden} more: --json shows all", style="dim"))
+    diagnosis = answer["diagnosis"]
+    if diagnosis["axis"] != "undetermined":
+        console.print(Text(f"suspect: {diagnosis['axis']}. {diagnosis['fix']}"))
+
+
+def budget_table(answer: dict[str, Any]) -> Table:
+    """The budgets of a verdict, critical ones first."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("budget", "verdict"):
+        table.add_column(column)
+    for column in ("pairs", "mean", "bound", "limit", "noise floor", "log10 e promote", "log10 e roll back"):
+        table.add_column(column, justify="right")
+    budgets = sorted(answer["budgets"].items(), key=lambda item: not item[1]["critical"])
+    for name, budget in budgets:
+        table.add_row(
+            Text(name, style="bold" if budget["critical"] else ""),
+            Text(budget["verdict"], style=STYLE[budget["verdict"]]),
+            str(budget["samples"]),
+            _number(budget["value"]),
+            _number(budget["bound"]),
+            _number(budget["limit"]),
+            _number(budget["noise"]),
+            _number(budget["log10_e_promote"], "+.1f"),
+            _number(budget["log10_e_rollback"], "+.1f"),
+        )
+    return table
+
+
+def _verdict_line(answer: dict[str, Any]) -> Text:
+    state = answer["verdict"]
+    return Text.assemble(("verdict: ", "bold"), (state, STYLE[state]), f"   {answer['reason']}")
+
+
+def _number(value: float | None, how: str = ".4g") -> str:
+    return "-" if value is None else format(value, how)

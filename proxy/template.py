@@ -1,0 +1,76 @@
+"""The commented settings file that `parity init-config` writes. It passes `parity check-config` as it is."""
+
+TEMPLATE = """\
+# parity-proxy settings. Every key that is commented out shows its default.
+# Check after each edit:  parity check-config parity.toml
+
+[candidate]                            # the quantized engine; it serves the clients
+url = "http://127.0.0.1:8001"
+# model = "..."                        # the name that shadow calls use; default: as the client asked
+# api_key_env = "CANDIDATE_API_KEY"    # for shadow replays only; clients' own keys pass through untouched
+
+[reference]                            # the same model at BF16
+url = "http://127.0.0.1:8002"
+# model = "..."                        # set it when the reference is served under another name
+# api_key_env = "REFERENCE_API_KEY"
+# teacher_forcing = false              # true on a vLLM that allows prompt_logprobs
+
+[relay]
+# host = "127.0.0.1"
+# port = 8080
+# workers = 1                          # processes on one port
+# max_in_flight = 1024                 # per worker; 503 with Retry-After beyond
+# max_body_bytes = 33554432            # 413 beyond
+# connect_timeout_s = 2.0
+# first_byte_timeout_s = 600.0         # none on the stream as a whole
+# allow_paths = ["/health", "/version", "/ping", "/tokenize", "/detokenize"]
+# tls_certificate = "cert.pem"
+# tls_key = "key.pem"
+
+[sampling]
+# rate = 0.05                          # share of requests that are mirrored
+# large_body_bytes = 65536
+# large_body_rate = 0.05               # the share among bodies of that size or larger
+# salt_env = "PARITY_SALT"
+
+[mirror]
+# concurrency = 16                     # shadow calls at once
+# timeout_s = 120.0
+# noise_rate = 0.25                    # share of the mirrored that call the reference twice: the noise floor
+# replay_rate = 0.25                   # share of the mirrored that the candidate answers again, with logprobs
+# needle_rate = 0.05                   # share of the long prompts that get a planted needle
+# teacher_forced_rate = 0.0
+
+[ledger]
+# path = "parity-ledger.sqlite"
+# retention_days = 30.0
+# max_bytes = 2147483648
+# keep_share = 0.01                    # uniform share of pairs whose bodies are kept; mismatches are kept anyway
+# redact = ["$.messages[*].content"]   # replaced before anything is written
+
+[control]
+# host = "127.0.0.1"
+# port = 9090
+# token_env = "PARITY_CONTROL_TOKEN"   # required beyond loopback
+
+[gate]
+# recipe = "candidate"
+# alpha_promote = 0.05
+# alpha_rollback = 0.01
+# min_coverage = 0.5
+
+# Budgets: limit is the drop that the product accepts; pass also needs at most noise_multiple times the noise floor.
+# At least one must be critical: it alone can fail the recipe.
+[budgets.tool_call_mismatch]
+limit = 0.03
+critical = true
+
+[budgets.tool_schema_failure]
+limit = 0.01
+
+[budgets.copy_recall_loss]
+limit = 0.05
+
+[budgets.logprob_kl]
+limit = 0.05
+"""
