@@ -23,7 +23,7 @@ _RESCALE_EVERY = 32  # a power of two
 _GAIN = 640  # powers of two that 32 payoffs can gain: PAYOFF_CAP_MULTIPLE and every other factor stay below 2**20
 _HIGH = 2.0**256
 _LOW = 2.0**-640  # 32 mismatches at the full PROMOTION_STAKE take another 2**-320
-_REACH = 1000  # an exponent so far below 0 cannot lead to the goal within 32 payoffs
+_REACH = 1000  # powers of two: no wealth, 2**256 at most, gains so much within 32 payoffs
 
 PAYOFF_CAP_MULTIPLE = 2.0**20
 """*choice*: an unbounded score enters a bet at 2**20 limits at most, so that no product overflows. Capping lowers the
@@ -171,8 +171,9 @@ class Mixture:
         """What makes the comparison one weighted sum, and whether it can be left out until the next rescaling."""
         top = self._top()
         self._scales = tuple(math.ldexp(1.0, min(e - top, 0)) for e in self._exponents)
-        # Out of a float64's range the goal is out of reach, too; beneath it any wealth suffices.
-        self._goal_scaled = math.ldexp(self._goal, -top) if top > -_REACH else math.inf
+        # Beyond a float64's range the goal is beyond reach, too; beneath it any wealth suffices.
+        reachable = math.frexp(self._goal)[1] - top < _REACH
+        self._goal_scaled = math.ldexp(self._goal, -top) if reachable else math.inf
         total = _total(w * s for w, s in zip(self._wealth, self._scales, strict=True))
         self._quiet = total < math.ldexp(self._goal_scaled, -_GAIN)
 

@@ -16,6 +16,7 @@ from scorers.budgets import EXCEEDANCE_LIMIT, Budget
 
 _SEARCH_LIMIT = 10_000_000  # pairs: the range over which evidence is exact; beyond it a plan says "never"
 _EXACT_WORK = 40_000_000  # *choice*: cells of the exact recursion (about half a second), past it the growth rate
+_POISSON_LIMIT = 0.001  # below it mismatches are rare enough that pairs times limit no longer changes (Poisson)
 _BISECTIONS = 50  # so that no middle rounds to 1, where the odds are infinite
 
 
@@ -60,8 +61,10 @@ def pairs_to_pass(budget: Budget, true_rate: float | None = None, alpha: float =
 
     `true_rate` is the supposed true mean, half the limit by default, of a score that is 0 or 1 (the worst case for a
     given mean; graded scores need fewer). The probability of a first passage is computed exactly, over the number of
-    mismatches; where that would take too long, the growth rate of the wealth stands in for it. An unbounded score is
-    planned by its capped mean, with nothing above the cap, and by its exceedance gate; the slower one counts.
+    mismatches; close to the limit, where that takes too long, the growth rate of the wealth stands in for it. An
+    unbounded score is planned by its capped mean, with nothing above the cap, and by its exceedance gate; the slower
+    one counts. A true mean above about 11/12 of the limit is never told from the limit: metrology 4.1's gentlest bet
+    is made for 5/6 of it.
 
     Units:  pairs, of this budget's own: those to which its score applies.
     """
@@ -74,6 +77,10 @@ def pairs_to_pass(budget: Budget, true_rate: float | None = None, alpha: float =
 
 
 def _median(limit: float, rate: float, alpha: float) -> int | None:
+    if limit < _POISSON_LIMIT:
+        scale = _POISSON_LIMIT / limit
+        scaled = _median(_POISSON_LIMIT, rate * scale, alpha)
+        return None if scaled is None or scaled * scale > _SEARCH_LIMIT else round(scaled * scale)
     rough = _growth_median(limit, rate, alpha)
     if rough is None:
         return None
