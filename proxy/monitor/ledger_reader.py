@@ -224,6 +224,16 @@ class LedgerReader:
             )
             return [(worker, sequence) for worker, sequence in found]
 
+    def prompt_token_mismatches(self, epoch: int) -> int:
+        """How many live rows of an epoch have arms that counted different prompt tokens; pruned rows are forgotten."""
+        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+            found = connection.execute(
+                "SELECT count(*) FROM exchanges "
+                "WHERE epoch = ? AND kind = ? AND prompt_tokens != reference_prompt_tokens",
+                (epoch, KINDS.index("live")),
+            )
+            return int(found.fetchone()[0])
+
     def stats(self) -> LedgerStats:
         """Rows and bytes at this moment, without scanning."""
         epochs = self.epochs()

@@ -141,6 +141,10 @@ class Ledger(Protocol):
         """
         ...
 
+    def prompt_token_mismatches(self, epoch: int) -> int:
+        """How many live rows of an epoch have arms that counted different prompt tokens."""
+        ...
+
     def checkpoint(self, epoch: int, position: int, state_json: str) -> None:
         """Evidence folded up to and including `position` is stored, so that `prune` may let those rows go."""
         ...

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from proxy.errors import LedgerError
-from proxy.monitor.rows import Ledger, LedgerRow
+from proxy.monitor.rows import Checkpoint, LedgerRow
 from scorers.judge import EvidenceState, Verdict, VerdictContext
+from scorers.records import Observation
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +29,16 @@ class MonitorMetrics(Protocol):
     def ledger_write_error(self) -> None: ...
 
     def ledger_rows_dropped(self, count: int) -> None: ...
+
+
+class Foldable(Protocol):
+    """The part of a ledger that evidence is folded from; a read-only one has it too."""
+
+    def observations(self, epoch: int, after: int = -1) -> Iterator[Observation]: ...
+
+    def checkpoint_of(self, epoch: int) -> Checkpoint | None: ...
+
+    def prompt_token_mismatches(self, epoch: int) -> int: ...
 
 
 class Standing:
@@ -50,7 +61,7 @@ class Standing:
         """The current epoch. Only after `resume`."""
         return self._epoch if self._epoch is not None else 0
 
-    def resume(self, ledger: Ledger, epoch: int, contract: Mapping[str, Any]) -> None:
+    def resume(self, ledger: Foldable, epoch: int, contract: Mapping[str, Any]) -> None:
         """Folds the epoch's rows again. Blocks: run it off the loop.
 
         Rows that were pruned are in the ledger's checkpoint, which holds for the budgets that it was made under.
@@ -65,6 +76,7 @@ class Standing:
             last = max(last, after)
         self._evidence, self._epoch, self.contract = evidence, epoch, contract
         self._last_position, self.folded = last, folded
+        self.prompt_token_mismatches = ledger.prompt_token_mismatches(epoch)
 
     def begin(self, epoch: int, contract: Mapping[str, Any]) -> None:
         """An epoch without rows."""
@@ -117,7 +129,7 @@ class Standing:
             return []
         return [f"{self.prompt_token_mismatches} pairs whose arms counted different prompt tokens"]
 
-    def _from_checkpoint(self, ledger: Ledger, epoch: int, error: LedgerError) -> tuple[EvidenceState, int]:
+    def _from_checkpoint(self, ledger: Foldable, epoch: int, error: LedgerError) -> tuple[EvidenceState, int]:
         checkpoint = ledger.checkpoint_of(epoch)
         if checkpoint is None:
             raise error
@@ -130,7 +142,7 @@ class Standing:
         return evidence, checkpoint.position
 
 
-def _fold_all(evidence: EvidenceState, ledger: Ledger, epoch: int, after: int) -> tuple[int, int]:
+def _fold_all(evidence: EvidenceState, ledger: Foldable, epoch: int, after: int) -> tuple[int, int]:
     """(last position or -1, how many) of the rows folded."""
     last, count = -1, 0
     for observation in ledger.observations(epoch, after):

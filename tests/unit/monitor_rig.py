@@ -218,6 +218,15 @@ class MemoryLedger:
             raise LedgerError("rows were pruned")
         return iter([row.observation() for row in self.rows if row.epoch == epoch and row.position > after])
 
+    def prompt_token_mismatches(self, epoch: int) -> int:
+        return sum(
+            row.prompt_tokens != row.reference_prompt_tokens
+            for row in self.rows
+            if row.epoch == epoch
+            and row.kind == "live"
+            and None not in (row.prompt_tokens, row.reference_prompt_tokens)
+        )
+
     def checkpoint(self, epoch: int, position: int, state_json: str) -> None:
         self.checkpoints[epoch] = StoredCheckpoint(position, state_json)
 
