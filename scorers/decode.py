@@ -106,7 +106,7 @@ def _whole(kind: Kind, body: bytes) -> tuple[dict[str, Json], TokenGrid | None]:
     scanned = scan_chat(body) if kind == "chat" else None
     if scanned is not None:
         data = parse_object(scanned.rest, "reply")
-        items = data.get("choices")
+        items: Json = data.get("choices")
         alone = type(items) is list and len(items) == 1 and type(items[0]) is dict
         if alone and items[0].get("logprobs") == {"content": []}:
             return data, scanned.grid

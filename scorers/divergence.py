@@ -50,13 +50,13 @@ def compare(p: TokenGrid, q: TokenGrid) -> Steps:
     log_q, common = _looked_up(p, q)
     log_p = p.logprobs
     both_top = common & (log_p == _row_max(log_p)) & (log_q == _row_max(q.logprobs))
-    clamped = int(np.count_nonzero(common & ((log_p < _LOG_FLOOR) | (log_q < _LOG_FLOOR))))
-    log_p = np.clip(log_p, _LOG_FLOOR, 0.0)
-    log_q = np.clip(log_q, _LOG_FLOOR, 0.0)
-    mass_p, mass_q = np.exp(log_p) * common, np.exp(log_q) * common
-    inside = np.einsum("ij,ij->i", mass_p, log_p - log_q)
+    log_p, log_q = np.where(common, log_p, -np.inf), np.where(common, log_q, -np.inf)
+    low = common & ((log_p < _LOG_FLOOR) | (log_q < _LOG_FLOOR))
+    gap = np.clip(log_p, _LOG_FLOOR, 0.0) - np.clip(log_q, _LOG_FLOOR, 0.0)
+    mass_p, mass_q = np.exp(np.minimum(log_p, 0.0)), np.exp(np.minimum(log_q, 0.0))
+    inside = np.einsum("ij,ij->i", mass_p, gap)
     tail_p, tail_q = 1.0 - mass_p.sum(axis=1), 1.0 - mass_q.sum(axis=1)
-    clamped += int(np.count_nonzero(tail_p < FLOOR) + np.count_nonzero(tail_q < FLOOR))
+    clamped = int(np.count_nonzero(low) + np.count_nonzero(tail_p < FLOOR) + np.count_nonzero(tail_q < FLOOR))
     tail_p, tail_q = np.clip(tail_p, FLOOR, 1.0), np.clip(tail_q, FLOOR, 1.0)
     spread = np.abs(mass_p - mass_q).sum(axis=1) + np.abs(tail_p - tail_q)
     return Steps(
@@ -97,6 +97,6 @@ def _looked_up(p: TokenGrid, q: TokenGrid) -> tuple[Floats, np.ndarray[tuple[int
     Shapes:  both results as p.ids.
     """
     where = (p.ids[:, :, None] == q.ids[:, None, :]).argmax(axis=2)
-    rows = np.arange(len(p.ids))[:, None]
-    common = (q.ids[rows, where] == p.ids) & (p.ids != ABSENT)
-    return q.logprobs[rows, where], common
+    where += np.arange(len(q.ids))[:, None] * q.ids.shape[1]
+    common = (q.ids.take(where) == p.ids) & (p.ids != ABSENT)
+    return q.logprobs.take(where), common

@@ -13,7 +13,8 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from scorers.records import TokenLogprobs
 
-Ids: TypeAlias = npt.NDArray[np.int64]
+Ids: TypeAlias = npt.NDArray[np.int32]
+Sizes: TypeAlias = npt.NDArray[np.intp]
 Floats: TypeAlias = npt.NDArray[np.float64]
 
 ABSENT = -1  # pads a row of ids; its logprob is -inf
@@ -61,9 +62,9 @@ def grid_of(logprobs: TokenLogprobs, codes: KeyCodes | None) -> TokenGrid:
         top if token in top else {**top, token: logprob}
         for token, logprob, top in zip(logprobs.tokens, logprobs.chosen, logprobs.top, strict=True)
     ]
-    sizes = np.fromiter(map(len, tops), np.int64, len(tops))
+    sizes = np.fromiter(map(len, tops), np.intp, len(tops))
     keys = [*logprobs.tokens, *chain.from_iterable(tops)]
-    numbers = np.array(_id_numbers(keys) if codes is None else codes.numbers(keys), np.int64)
+    numbers = np.array(_id_numbers(keys) if codes is None else codes.numbers(keys), np.int32)
     values = np.fromiter(chain.from_iterable(top.values() for top in tops), np.float64, int(sizes.sum()))
     ids, filled = _padded(numbers[len(tops) :], values, sizes)
     return TokenGrid(numbers[: len(tops)], ids, filled)
@@ -74,14 +75,14 @@ def forced_grid(top: Sequence[Mapping[str, float]]) -> TokenGrid:
 
     Raises:  ValueError where a key is no `token_id:N`.
     """
-    sizes = np.fromiter(map(len, top), np.int64, len(top))
-    numbers = np.array(_id_numbers(list(chain.from_iterable(top))), np.int64)
+    sizes = np.fromiter(map(len, top), np.intp, len(top))
+    numbers = np.array(_id_numbers(list(chain.from_iterable(top))), np.int32)
     values = np.fromiter(chain.from_iterable(step.values() for step in top), np.float64, len(numbers))
     ids, filled = _padded(numbers, values, sizes)
-    return TokenGrid(np.full(len(top), ABSENT, np.int64), ids, filled)
+    return TokenGrid(np.full(len(top), ABSENT, np.int32), ids, filled)
 
 
-def grid_from_entries(heads: Ids, head_values: Floats, ids: Ids, values: Floats, sizes: Ids) -> TokenGrid:
+def grid_from_entries(heads: Ids, head_values: Floats, ids: Ids, values: Floats, sizes: Sizes) -> TokenGrid:
     """The arrays from flat lists: per step its chosen token, and `sizes` entries of the list.
 
     Shapes:  heads, head_values and sizes (n,); ids and values (sum of sizes,).
@@ -95,12 +96,12 @@ def grid_from_entries(heads: Ids, head_values: Floats, ids: Ids, values: Floats,
     return TokenGrid(heads, grid_ids, grid_values)
 
 
-def _padded(ids: Ids, values: Floats, sizes: Ids) -> tuple[Ids, Floats]:
+def _padded(ids: Ids, values: Floats, sizes: Sizes) -> tuple[Ids, Floats]:
     width = int(sizes.max(initial=0))
     if len(ids) == width * len(sizes):
         return ids.reshape(len(sizes), width), values.reshape(len(sizes), width)
     filled = np.arange(width) < sizes[:, None]
-    grid_ids = np.full(filled.shape, ABSENT, np.int64)
+    grid_ids = np.full(filled.shape, ABSENT, np.int32)
     grid_values = np.full(filled.shape, -np.inf)
     grid_ids[filled], grid_values[filled] = ids, values
     return grid_ids, grid_values

@@ -219,9 +219,9 @@ def _early(pair: Pair) -> Scored:
 def _token_ids(choice: Choice | None) -> Ids | None:
     """The choice's tokens as ids; None where the engine named none. A choice that is not there said nothing."""
     if choice is None:
-        return np.empty(0, np.int64)
+        return np.empty(0, np.int32)
     if choice.token_ids is not None:
-        return np.array(choice.token_ids, np.int64)
+        return np.array(choice.token_ids, np.int64).astype(np.int32)
     logprobs = choice.logprobs
     if isinstance(logprobs, TokenGrid):
         return logprobs.chosen

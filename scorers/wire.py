@@ -206,7 +206,7 @@ def prompt_step(value: Json) -> dict[str, float]:
     step = as_object(value, "prompt_logprobs")
     result: dict[str, float] = {}
     for key, entry in step.items():
-        logprob = entry.get("logprob") if type(entry) is dict else None
+        logprob: Any = entry.get("logprob") if type(entry) is dict else None
         if type(logprob) not in _LOGPROB_TYPES or not _TOKEN_ID.fullmatch(key):
             raise wrong("prompt_logprobs")
         result[TOKEN_ID_PREFIX + key] = logprob
