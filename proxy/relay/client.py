@@ -173,6 +173,7 @@ class ClientConnection(asyncio.Protocol):
     def flight_ended(self, *, close: bool, linger: bool) -> None:
         """The reply is whole."""
         self._flight = None
+        close = close or self._worker.draining  # the head may have gone out before the drain began
         if close and (linger or self._buffer):
             self._linger()
         elif close:

@@ -30,7 +30,7 @@ _DIGITS = re.compile(rb"[0-9]{1,18}")
 _BAD_ESCAPE = re.compile(rb"(?i)%(?![0-9a-f]{2})|%00")
 _CLIMBS = re.compile(rb"(?i)(?:/|\\|%2f|%5c)(?:\.|%2e){1,2}(?=/|\\|%2f|%5c|$)")
 _REFUSED_METHODS = frozenset({b"CONNECT", b"TRACE"})  # as nginx does
-_NEVER_NAMED = frozenset({b"host", b"content-length", b"transfer-encoding"})  # Connection cannot strip the framing
+_FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding"})  # Connection cannot strip these
 _HARMLESS_OPTIONS = frozenset({b"", b"close", b"keep-alive"})
 
 NO_BODY, LENGTH, CHUNKED, UNTIL_CLOSE = range(4)
@@ -83,9 +83,11 @@ def parse_request(head: bytes, *, authority: bytes, max_headers: int) -> Request
     at = 0
     for special in _REQUEST_SPECIAL.finditer(head):
         name = special[1].lower()
+        if name in _FRAMING and b"\t" in special[0]:
+            raise RefusedError(Refusal.BAD_FRAMING)  # nginx takes the tab for a part of the value
         if name == b"host":
             hosts += 1
-            if _HOST.fullmatch(special[2].rstrip(b" \t")) is None:
+            if _HOST.fullmatch(special[2].rstrip(b" ")) is None:
                 raise RefusedError(Refusal.BAD_HOST)
         elif name == b"content-length":
             length = _length(special[2], length)
@@ -94,7 +96,7 @@ def parse_request(head: bytes, *, authority: bytes, max_headers: int) -> Request
         elif name == b"transfer-encoding":
             if coded or length >= 0 or not http11:
                 raise RefusedError(Refusal.BAD_FRAMING)
-            if special[2].rstrip(b" \t").lower() != b"chunked":
+            if special[2].rstrip(b" ").lower() != b"chunked":
                 raise RefusedError(Refusal.BAD_CODING)
             coded = True
         else:
@@ -140,12 +142,12 @@ def parse_reply(head: bytes, *, to_head_request: bool, to_http11: bool) -> Reply
     for special in _REPLY_SPECIAL.finditer(head):
         name = special[1].lower()
         if name == b"content-length":
-            if length >= 0 or _DIGITS.fullmatch(special[2].rstrip(b" \t")) is None:
+            if length >= 0 or _DIGITS.fullmatch(special[2].rstrip(b" ")) is None:
                 return None
             length = int(special[2])
             continue
         if name == b"transfer-encoding":
-            if coded or not http11 or special[2].rstrip(b" \t").lower() != b"chunked":
+            if coded or not http11 or special[2].rstrip(b" ").lower() != b"chunked":
                 return None
             coded = True
             if to_http11 and not bodiless:
@@ -178,7 +180,7 @@ def pick_headers(head: bytes, names: frozenset[bytes]) -> Headers:
 
 
 def _length(value: bytes, seen: int) -> int:
-    value = value.rstrip(b" \t")
+    value = value.rstrip(b" ")
     if seen >= 0 or _DIGITS.fullmatch(value) is None:
         raise RefusedError(Refusal.BAD_FRAMING)
     return int(value)
@@ -195,7 +197,7 @@ def _path(target: bytes) -> bytes:
 
 
 def _without(head: bytes, options: list[bytes]) -> bytes:
-    named = frozenset(options) - _NEVER_NAMED - _HARMLESS_OPTIONS
+    named = frozenset(options) - _FRAMING - _HARMLESS_OPTIONS
     first, *lines = head.split(b"\r\n")
     return b"\r\n".join([first, *(line for line in lines if line.partition(b":")[0].lower() not in named)])
 

@@ -175,7 +175,8 @@ async def test_each_chunk_arrives_before_the_next_is_sent() -> None:
 
 @on_uvloop
 async def test_reply_until_close_becomes_chunked() -> None:
-    async with upstream(replies_then_close(b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nhello")) as up, relay(up) as proxy:
+    answer = b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nhello"
+    async with upstream(replies_then_close(answer)) as up, relay(up) as proxy:  # noqa: SIM117  it would not fit a line
         async with client(proxy) as c:
             await c.send(GET)
             got = await c.wait_bytes(b"0\r\n\r\n")
@@ -207,10 +208,10 @@ async def test_http10_reply_is_passed_on() -> None:
     async with (
         upstream(replies_then_close(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n{}")) as up,
         relay(up) as proxy,
+        client(proxy) as c,
     ):
-        async with client(proxy) as c:
-            await c.send(GET)
-            assert await c.wait_bytes(b"{}") == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+        await c.send(GET)
+        assert await c.wait_bytes(b"{}") == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 
 @on_uvloop
