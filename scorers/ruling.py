@@ -114,7 +114,7 @@ def _sentences(budget: Budget, lane: Lane, rules: GateRules, bound: float | None
         else:
             yield from _open_gates(budget, lane, rules, value, limit)
     if lane.lost:
-        yield f"{lane.lost} scores that never arrived count against it"
+        yield f"scores that never arrived and count against it: {lane.lost}"
 
 
 def _open_gates(budget: Budget, lane: Lane, rules: GateRules, value: str, limit: str) -> Iterable[str]:
