@@ -478,6 +478,9 @@ def test_false_acknowledgements_break_that_connection_only(run: Run, path: Path,
         async def liar(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             nonlocal liars
             liars += 1
+            if liars > 1:
+                writer.close()
+                return
             await reader.readexactly(200)  # past the hello: the event is on its way
             for number, lie in enumerate(lies, start=1):
                 writer.write(wire.ACK.pack(lie))
