@@ -211,7 +211,9 @@ def _add_pairs(app: FastAPI, ledger: PairSource) -> None:
         if row is None:
             raise HTTPException(404, "no such pair: unknown, its bodies were not kept, or they have been pruned")
         shown = await asyncio.to_thread(side_by_side, row)
-        return HTMLResponse(pair_page(shown)) if _wants_html(request) else _json(shown)
+        if _wants_html(request):
+            return HTMLResponse(await asyncio.to_thread(pair_page, shown))
+        return _json(shown)
 
 
 def _add_acts(app: FastAPI, view: MonitorView) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -39,6 +39,7 @@ SCORE_BUCKETS: Mapping[str, tuple[float, ...]] = {
     "nats": (0.0, 0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
 }
 _OTHER_BUCKETS = (0.0, 0.01, 0.1, 1.0, 10.0, 100.0)
+_REASONS = frozenset({*(reason.value for reason in (*Reason, *LossReason, *Ineligible))})
 _LOST = sorted({*(r.value for r in Reason if r.lost), *(r.value for r in LossReason)})
 
 
@@ -115,7 +116,8 @@ class ParityMetrics(Collector):
 
     def row(self, row: LedgerRow) -> None:
         """Counts one row, once it is durable."""
-        self._exchanges.add(row.kind, row.disposition, row.reason or "")
+        reason = "" if row.reason is None else _closed(row.reason, _REASONS)
+        self._exchanges.add(row.kind, row.disposition, reason)
         if row.stratum is not None and row.kind == "live":
             s = row.stratum
             self._strata.add(s.length, _flag(s.tools), _flag(s.stream), _flag(s.greedy), row.disposition)
@@ -204,7 +206,7 @@ class _Now:
             yield gauge("parity_ledger_bytes", "Size of the ledger on the disk.", ("file",), size)
 
 
-def _closed(value: str, known: Sequence[str]) -> str:
+def _closed(value: str, known: Collection[str]) -> str:
     return value if value in known else "other"
 
 

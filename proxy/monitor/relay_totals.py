@@ -6,15 +6,19 @@ past a bound the oldest of those are folded into one. Gauges count only workers 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from prometheus_client.core import HistogramMetricFamily, Metric, SummaryMetricFamily
 
+from proxy.exchange import LossReason
 from proxy.metrics import FIRST_BYTE_BUCKETS_S, RELAY_ERRORS, ROUTES, STATUS_CLASSES, RelayCounters, merge_snapshots
 from proxy.monitor.tallies import counter, cumulative, gauge, number
 
 MAX_GONE = 32  # *choice*: snapshots of workers that are gone, kept apart in case one comes back
+
+_log = logging.getLogger(__name__)
 
 _COUNTERS = (
     # key in the snapshot, metric, what it says
@@ -37,7 +41,15 @@ class RelayTotals:
         self._base: dict[str, Any] = RelayCounters().snapshot()
 
     def stats(self, worker: str, snapshot: Mapping[str, Any]) -> None:
-        """Takes a worker's cumulative snapshot. One that went down is a new worker of the same name."""
+        """Takes a worker's cumulative snapshot. One that went down is a new worker of the same name.
+
+        One that cannot be added up (a relay of another version) is left out, so that the scrape goes on.
+        """
+        try:
+            merge_snapshots([dict(snapshot)])
+        except (AttributeError, TypeError, ValueError) as error:
+            _log.warning("the counts of relay worker %s are of another shape: %s", worker, error)
+            return
         before = self._last.pop(worker, None)
         if before is not None and _requests(snapshot) < _requests(before):
             self._fold(before)
@@ -74,7 +86,7 @@ class RelayTotals:
             "parity_relay_lost",
             "Sampled exchanges that the capture dropped, by reason.",
             ("reason",),
-            {(reason,): number(count) for reason, count in total["lost"].items()},
+            {(reason.value,): number(total["lost"].get(reason.value)) for reason in LossReason},
         )
         for key, name, help in _COUNTERS:
             yield counter(f"parity_relay_{name}", help, (), {(): number(total.get(key))})

@@ -21,6 +21,7 @@ _BUDGET_FIGURES: tuple[tuple[str, str, Callable[[BudgetVerdict], float | None]],
     ("noise_samples", "Noise pairs that gave it a number in this epoch.", lambda b: b.noise_samples),
     ("lost_samples", "Pairs that should have given it a number and did not.", lambda b: b.lane.lost),
     ("critical", "1 when this budget alone can fail the recipe.", lambda b: float(b.critical)),
+    ("change_level", "The change detector after promotion; alarm at 1e5.", lambda b: b.lane.change_level),
 )
 _LANE_FIGURES: tuple[tuple[str, str, Callable[[LaneVerdict], float | None]], ...] = (
     ("value", "Mean of the score in one prompt-length bucket.", lambda lane: lane.value),

@@ -96,6 +96,7 @@ def lane(state: State = "inconclusive", **changes: Any) -> LaneVerdict:
         "log10_e_noise": 0.2,
         "first_crossed_position": None,
         "changed_position": None,
+        "change_level": None,
         "reasons": ("not decided yet",),
     }
     return LaneVerdict(**{**fields, **changes})

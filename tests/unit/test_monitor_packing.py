@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -15,15 +16,12 @@ from scorers.records import Reason
 from tests.unit.monitor_samples import row
 
 _finite = st.floats(allow_nan=False, allow_infinity=False)
+_ARMS: tuple[Literal["candidate", "noise"], ...] = ("candidate", "noise")
 
 
 @st.composite
 def _scores(draw: st.DrawFn) -> tuple[ScoreRow, ...]:
-    keys = draw(
-        st.lists(
-            st.tuples(st.sampled_from(["candidate", "noise"]), st.sampled_from("abcdefgh")), unique=True, max_size=12
-        )
-    )
+    keys = draw(st.lists(st.tuples(st.sampled_from(_ARMS), st.sampled_from("abcdefgh")), unique=True, max_size=12))
     scores = []
     for arm, name in keys:
         value = draw(st.none() | _finite)

@@ -92,10 +92,16 @@ def _monitor(readiness: Mapping[str, bool], state: Mapping[str, Any]) -> Html:
     chips += [tag("span", f"not ready: {name.replace('_', ' ')}", class_="chip bad") for name in unmet]
     if not unmet:
         chips.append(tag("span", "ready", class_="chip good"))
+    alarms = [str(alarm) for alarm in state.get("alarms", ())]
+    arms = state.get("arms", {})
+    for side, health in arms.items() if isinstance(arms, Mapping) else ():
+        if health.get("failures_in_a_row"):
+            alarms.append(f"{side}, {health['failures_in_a_row']} failed calls in a row: {health.get('last_error')}")
     return tag(
         "section",
         tag("h2", "Monitor"),
         tag("p", [(chip, " ") for chip in chips]),
+        tag("ul", [tag("li", alarm) for alarm in alarms]) if alarms else None,
         tag("form", tag("button", f"{act} the mirror"), method="post", action=f"/mirror/{act}"),
         tag("p", "Clients are served alike, mirrored or not.", class_="small dim"),
     )
@@ -190,7 +196,7 @@ def _pairs(
     filters = [link("all mismatches", score is None and not every), link("every kept pair", every, every="true")]
     filters += [link(name, score == name and not every, score=name) for name in budgets]
     columns = ("Sampled", "Scores off", "Stratum", "Pair")
-    rows = [_pair(pair, columns) for pair in pairs]
+    rows = [_pair(pair, columns, budgets) for pair in pairs]
     older: Part = None
     if full and pairs:
         query = {"before": str(pairs[-1]["position"]), **({"score": score} if score else {})}
@@ -206,8 +212,9 @@ def _pairs(
     return tag("section", tag("h2", "Pairs to read"), tag("div", filters, class_="filters small"), body, older)
 
 
-def _pair(pair: Mapping[str, Any], columns: Sequence[str]) -> Html:
+def _pair(pair: Mapping[str, Any], columns: Sequence[str], budgets: Sequence[str]) -> Html:
     off = [s for s in pair["scores"] if s["arm"] == "candidate" and s["value"]]
+    off.sort(key=lambda s: s["name"] not in budgets)  # what the gate looks at comes first
     shown = [tag("div", f"{s['name']} {s['value']:.3g}") for s in off[:_SCORES_SHOWN]]
     if len(off) > _SCORES_SHOWN:
         shown.append(tag("div", f"and {len(off) - _SCORES_SHOWN} more", class_="dim"))

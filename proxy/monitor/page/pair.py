@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from difflib import SequenceMatcher
 from typing import Any
@@ -12,7 +13,8 @@ from proxy.monitor.page.html import Html, Part, tag
 from proxy.monitor.page.style import frame
 
 MAX_SHOWN_CHARS = 20_000  # *choice*: what a person reads; the JSON has the rest
-MAX_COMPARED_WORDS = 2_000  # *choice*: difflib is quadratic at worst, and this is somebody else's text
+MAX_COMPARED_WORDS = 1_500  # *choice*, spaces counted: difflib is quadratic at worst, and the text is not ours
+_WORDS = re.compile(r"\s+|\S+")
 _SIDES = (("candidate", "Candidate"), ("reference", "Reference"), ("control", "Reference, second run"))
 
 
@@ -22,10 +24,10 @@ def pair_page(shown: Mapping[str, Any]) -> str:
     return frame(
         f"pair {shown['id']} - parity",
         about,
-        _facts(shown),
-        _scores(shown),
-        tag("section", tag("h2", "Asked"), _request(shown["request"])),
+        tag("section", tag("h1", "Asked"), _request(shown["request"])),
         _replies(shown),
+        _scores(shown),
+        _facts(shown),
         links=[tag("a", "overview", href="/")],
     )
 
@@ -42,7 +44,7 @@ def _facts(shown: Mapping[str, Any]) -> Html:
     }
     return tag(
         "section",
-        tag("h1", "Pair ", shown["id"]),
+        tag("h2", "Exchange"),
         tag("dl", [(tag("dt", name), tag("dd", told)) for name, told in facts.items()]),
     )
 
@@ -68,7 +70,7 @@ def _scores(shown: Mapping[str, Any]) -> Html:
 
 
 def _score(score: Mapping[str, Any], columns: tuple[str, ...]) -> Html:
-    told: Part = "none"
+    told: Part = None
     if score["explanation"]:
         text = _pretty(score["explanation"])
         told = tag("details", tag("summary", "why"), tag("pre", _cut(text)), class_="small")
@@ -143,15 +145,14 @@ def _first_text(reply: Mapping[str, Any]) -> str:
 
 def _compared(left: str, right: str) -> dict[str, Part]:
     """Both texts with what only one side says marked; empty when nothing is, or when it is too much to compare."""
-    words = [text.replace("\n", " \n ").split(" ") for text in (left, right)]
+    words = [_WORDS.findall(text) for text in (left, right)]
     if left == right or not left or not right or max(len(part) for part in words) > MAX_COMPARED_WORDS:
         return {}
     marked: tuple[list[Part], list[Part]] = ([], [])
     for kind, a, b, c, d in SequenceMatcher(None, words[0], words[1], autojunk=False).get_opcodes():
         for out, part, mark in ((marked[0], words[0][a:b], "del"), (marked[1], words[1][c:d], "ins")):
-            text = " ".join(part)
             if part:
-                out.append([text if kind == "equal" else tag("span", text, class_=mark), " "])
+                out.append("".join(part) if kind == "equal" else tag("span", *part, class_=mark))
     return {"candidate": marked[0], "reference": marked[1]}
 
 

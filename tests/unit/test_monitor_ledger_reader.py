@@ -1,0 +1,83 @@
+"""Reading a ledger that nobody writes, and one that somebody does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from proxy.errors import LedgerError
+from proxy.monitor.ledger import SqliteLedger
+from proxy.monitor.ledger_reader import deflate, inflate, open_read_only, parse_stratum
+from proxy.settings import LedgerSettings
+from scorers.records import LENGTH_BUCKETS, Stratum
+from tests.unit.monitor_samples import bodies, is_mismatch, row
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[SqliteLedger]:
+    ledger = SqliteLedger(LedgerSettings(path=tmp_path / "ledger.sqlite"), is_mismatch=is_mismatch)
+    ledger.open_epoch({"reference": "r"}, "first", 1.0)
+    yield ledger
+    ledger.close()
+
+
+def test_beside_a_live_writer_the_reader_sees_each_batch(ledger: SqliteLedger) -> None:
+    reader = open_read_only(ledger.path)
+    for n in range(3):
+        ledger.append([row(n, bodies=bodies())])
+        assert [seen.position for seen in reader.observations(1)] == list(range(n + 1))
+        assert reader.pair(f"id-{n}") == ledger.pair(f"id-{n}")
+    reader.close()
+
+
+def test_an_empty_ledger_has_nothing(tmp_path: Path) -> None:
+    ledger = SqliteLedger(LedgerSettings(path=tmp_path / "l"), is_mismatch=is_mismatch)
+    assert (ledger.latest_epoch(), ledger.next_position(), ledger.numbers(5), ledger.stats().rows) == (None, 0, [], 0)
+    ledger.close()
+
+
+def test_prompt_tokens_that_differ_are_counted_for_live_rows(ledger: SqliteLedger) -> None:
+    same, other = row(0), row(1, prompt_tokens=7)
+    ledger.append([same, other, row(2, prompt_tokens=7, kind="probe"), row(3, prompt_tokens=None)])
+    assert ledger.prompt_token_mismatches(1) == 1
+
+
+def test_stats_are_the_sizes_on_the_disk(ledger: SqliteLedger) -> None:
+    ledger.append([row(n) for n in range(100)])
+    stats = ledger.stats()
+    assert (stats.rows, stats.epochs) == (100, 1)
+    assert stats.file_bytes == ledger.path.stat().st_size
+    assert stats.wal_bytes == ledger.path.with_name("ledger.sqlite-wal").stat().st_size > 0
+
+
+def test_the_page_of_pairs_is_bounded(ledger: SqliteLedger) -> None:
+    ledger.append([row(n, bodies=bodies()) for n in range(501)])
+    assert len(ledger.pairs(limit=10_000, before=None, score=None, mismatched=False)) == 500
+    assert len(ledger.pairs(limit=-1, before=None, score=None, mismatched=False)) == 1
+
+
+def test_every_stratum_is_read_back() -> None:
+    for length, _ in LENGTH_BUCKETS:
+        for flags in range(8):
+            stratum = Stratum(length, bool(flags & 1), bool(flags & 2), bool(flags & 4))
+            assert parse_stratum(str(stratum)) == stratum
+    with pytest.raises(LedgerError, match="no stratum"):
+        parse_stratum("x/y")
+
+
+def test_bodies_are_kept_small_and_whole() -> None:
+    body = b'{"a": "the same again and again"}' * 1000
+    assert inflate(deflate(body)) == body
+    assert len(deflate(body)) < len(body) // 20
+    with pytest.raises(LedgerError, match="corrupt"):
+        inflate(b"nothing of ours")
+
+
+def test_a_missing_layout_is_corruption_and_not_silence(ledger: SqliteLedger) -> None:
+    ledger.append([row(0), replace(row(1), scores=())])
+    ledger._connection.execute("DELETE FROM shapes")
+    with pytest.raises(LedgerError, match="corrupt"):
+        list(ledger.observations(1))
