@@ -176,13 +176,16 @@ async def test_each_chunk_arrives_before_the_next_is_sent() -> None:
 @on_uvloop
 async def test_reply_until_close_becomes_chunked() -> None:
     answer = b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nhello"
-    async with upstream(replies_then_close(answer)) as up, relay(up) as proxy:  # noqa: SIM117  it would not fit a line
-        async with client(proxy) as c:
-            await c.send(GET)
-            got = await c.wait_bytes(b"0\r\n\r\n")
-            assert got.startswith(b"HTTP/1.1 200 OK\r\nA: b\r\nTransfer-Encoding: chunked\r\n\r\n")
-            assert dechunk(got.partition(b"\r\n\r\n")[2]) == (b"hello", True)
-            assert not c.ended.is_set()
+    async with (
+        upstream(replies_then_close(answer)) as up,
+        relay(up) as proxy,
+        client(proxy) as c,
+    ):
+        await c.send(GET)
+        got = await c.wait_bytes(b"0\r\n\r\n")
+        assert got.startswith(b"HTTP/1.1 200 OK\r\nA: b\r\nTransfer-Encoding: chunked\r\n\r\n")
+        assert dechunk(got.partition(b"\r\n\r\n")[2]) == (b"hello", True)
+        assert not c.ended.is_set()
 
 
 @on_uvloop

@@ -227,11 +227,14 @@ async def test_connection_that_the_candidate_closed_is_not_used_again() -> None:
 
 @on_uvloop
 async def test_connection_that_speaks_out_of_turn_is_not_used_again() -> None:
-    async with upstream(replies(OK + b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nEVIL")) as up, relay(up) as proxy:
-        async with client(proxy) as c:
-            for turn in (1, 2, 3):
-                await c.send(chat())
-                await c.wait_for(lambda got, turn=turn: got.count(b"{}") == turn)
+    async with (
+        upstream(replies(OK + b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nEVIL")) as up,
+        relay(up) as proxy,
+        client(proxy) as c,
+    ):
+        for turn in (1, 2, 3):
+            await c.send(chat())
+            await c.wait_for(lambda got, turn=turn: got.count(b"{}") == turn)
         assert b"EVIL" not in c.received
         assert len(up.wires) == 3
 
@@ -283,20 +286,25 @@ async def test_overload_is_503_with_retry_after_and_passes() -> None:
             await wire.send(OK)
 
     limits = {"max_in_flight": 2, "retry_after_s": 7}
-    async with upstream(script) as up, relay(up, relay=limits) as proxy:  # noqa: SIM117  it would not fit a line
-        async with client(proxy) as one, client(proxy) as two, client(proxy) as three:
-            await one.send(chat())
-            await two.send(chat())
-            await until(lambda: proxy.counters.in_flight == 2)
-            await three.send(chat(b""))
-            got = await three.wait_bytes(b"}}")
-            assert got.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
-            assert b"\r\nRetry-After: 7\r\n" in got
-            release.set()
-            await one.wait_bytes(OK)
-            await two.wait_bytes(OK)
-            await three.send(chat())
-            await three.wait_bytes(OK)
+    async with (
+        upstream(script) as up,
+        relay(up, relay=limits) as proxy,
+        client(proxy) as one,
+        client(proxy) as two,
+        client(proxy) as three,
+    ):
+        await one.send(chat())
+        await two.send(chat())
+        await until(lambda: proxy.counters.in_flight == 2)
+        await three.send(chat(b""))
+        got = await three.wait_bytes(b"}}")
+        assert got.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert b"\r\nRetry-After: 7\r\n" in got
+        release.set()
+        await one.wait_bytes(OK)
+        await two.wait_bytes(OK)
+        await three.send(chat())
+        await three.wait_bytes(OK)
 
 
 @on_uvloop
@@ -602,26 +610,31 @@ async def test_drain_ends_what_is_in_flight_and_nothing_else() -> None:
             await go.wait()
             await wire.send(b"0\r\n\r\n")
 
-    async with upstream(script) as up, relay(up) as proxy:  # noqa: SIM117  it would not fit a line
-        async with client(proxy) as idle, client(proxy) as streaming, client(proxy) as sending:
-            await idle.send(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
-            await idle.wait_bytes(b"404")
-            await streaming.send(chat())
-            await streaming.wait_bytes(b"hi")
-            await sending.send(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n")
-            await until(lambda: proxy.counters.in_flight == 2)
-            proxy.shutdown.set()
-            await idle.wait_end(within_s=1.0)
-            with pytest.raises(ConnectionError):
-                await connect(proxy)
-            assert not proxy.task.done()
-            await sending.send(b"{}")
-            await sending.wait_bytes(b"hi")
-            assert b"\r\nConnection: close\r\n" in sending.received
-            go.set()
-            assert (await streaming.wait_end()).endswith(b"0\r\n\r\n")
-            assert (await sending.wait_end()).endswith(b"0\r\n\r\n")
-            await asyncio.wait_for(proxy.task, 1.0)
+    async with (
+        upstream(script) as up,
+        relay(up) as proxy,
+        client(proxy) as idle,
+        client(proxy) as streaming,
+        client(proxy) as sending,
+    ):
+        await idle.send(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
+        await idle.wait_bytes(b"404")
+        await streaming.send(chat())
+        await streaming.wait_bytes(b"hi")
+        await sending.send(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n")
+        await until(lambda: proxy.counters.in_flight == 2)
+        proxy.shutdown.set()
+        await idle.wait_end(within_s=1.0)
+        with pytest.raises(ConnectionError):
+            await connect(proxy)
+        assert not proxy.task.done()
+        await sending.send(b"{}")
+        await sending.wait_bytes(b"hi")
+        assert b"\r\nConnection: close\r\n" in sending.received
+        go.set()
+        assert (await streaming.wait_end()).endswith(b"0\r\n\r\n")
+        assert (await sending.wait_end()).endswith(b"0\r\n\r\n")
+        await asyncio.wait_for(proxy.task, 1.0)
 
 
 @on_uvloop
