@@ -194,40 +194,47 @@ def _by_position(steps: Steps, counts: Sequence[int], prompt_tokens: int | None)
 
 def _early(pair: Pair) -> Scored:
     """1 - d/n per choice, d the first differing token, n the longer reply; needs tokens, not logprobs."""
-    sides = [
-        (_token_ids(left), _token_ids(right)) for left, right in zip_longest(pair.left.choices, pair.right.choices)
-    ]
-    if any(left is None for left, _ in sides):
-        return Unscored(EARLY, _absent(pair))
-    if any(right is None for _, right in sides):
+    left, right = _tokens(pair)
+    if left is None:
+        unplanned = pair.left_served and not _without_logprobs(pair.left)  # texts where the reference has ids
+        return Unscored(EARLY, Reason.NOT_PLANNED if unplanned else _absent(pair))
+    if right is None:
         return Unscored(EARLY, Reason.NO_LOGPROBS)
     if prompts_differ(pair.left, pair.right):
         return Unscored(EARLY, Reason.TOKENS_DIFFER)
-    known = [(left, right) for left, right in sides if left is not None and right is not None]
-    lengths = [max(len(left), len(right)) for left, right in known]
+    sides = list(zip_longest(left, right, fillvalue=np.empty(0, np.int32)))
+    lengths = [max(len(mine), len(other)) for mine, other in sides]
     if not any(lengths):
         return Unscored(EARLY, Reason.EMPTY_REPLY)
-    firsts = [_first_difference(left, right) for left, right in known]
+    firsts = [_first_difference(mine, other) for mine, other in sides]
     losses = [1.0 - first / length if length else 0.0 for first, length in zip(firsts, lengths, strict=True)]
     explanation = {
         "first_divergence": [first if first < n else None for first, n in zip(firsts, lengths, strict=True)],
-        "tokens": {"left": [len(left) for left, _ in known], "right": [len(right) for _, right in known]},
+        "tokens": {"left": [len(mine) for mine, _ in sides], "right": [len(other) for _, other in sides]},
     }
     return Score(EARLY, sum(losses) / len(losses), explanation)
 
 
-def _token_ids(choice: Choice | None) -> Ids | None:
-    """The choice's tokens as ids; None where the engine named none. A choice that is not there said nothing."""
-    if choice is None:
-        return np.empty(0, np.int32)
-    if choice.token_ids is not None:
-        return np.array(choice.token_ids, np.int64).astype(np.int32)
-    logprobs = choice.logprobs
-    if isinstance(logprobs, TokenGrid):
-        return logprobs.chosen
-    if logprobs is None or not all(token.startswith(TOKEN_ID_PREFIX) for token in logprobs.tokens):
-        return None
-    return grid_of(logprobs, None).chosen
+def _tokens(pair: Pair) -> tuple[list[Ids] | None, list[Ids] | None]:
+    """Each side's tokens by choice, as ids, or as numbered texts where neither side tells ids; None where it
+    tells neither."""
+    sides = [_token_ids(reply) for reply in (pair.left, pair.right)]
+    if sides == [None, None] and not any(map(_without_logprobs, (pair.left, pair.right))):
+        codes = KeyCodes()
+        sides = [[_grid(choice, codes).chosen for choice in reply.choices] for reply in (pair.left, pair.right)]
+    return sides[0], sides[1]
+
+
+def _token_ids(reply: DecodedReply) -> list[Ids] | None:
+    found: list[Ids] = []
+    for choice in reply.choices:
+        if choice.token_ids is not None:
+            found.append(np.array(choice.token_ids, np.int64).astype(np.int32))
+        elif choice.logprobs is not None and _by_id(reply):
+            found.append(_grid(choice, None).chosen)
+        else:
+            return None
+    return found
 
 
 def _teacher_forced(pair: Pair) -> Scored:
