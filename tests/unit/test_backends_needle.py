@@ -41,7 +41,7 @@ def test_depth_counts_over_all_messages() -> None:
 
 
 def test_what_follows_the_last_user_turn_is_cut() -> None:
-    chat = [
+    chat: list[dict[str, Any]] = [
         {"role": "user", "content": LINES},
         {"role": "assistant", "content": "Read."},
         {"role": "user", "content": "Look it up."},
@@ -61,13 +61,13 @@ def test_a_document_inside_the_last_turn_stays_and_the_question_follows() -> Non
 
 def test_parts_keep_their_images() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:"}}
-    chat = [{"role": "user", "content": [image, {"type": "text", "text": LINES}]}]
+    chat: list[dict[str, Any]] = [{"role": "user", "content": [image, {"type": "text", "text": LINES}]}]
     messages, _ = planted(chat)
     parts = messages[0]["content"]
     assert parts[0] == image
     assert FACT.needle in parts[1]["text"]
     assert parts[2] == {"type": "text", "text": FACT.question}
-    assert chat[0]["content"][1] == {"type": "text", "text": LINES}  # type: ignore[index]
+    assert chat[0]["content"][1] == {"type": "text", "text": LINES}
 
 
 @pytest.mark.parametrize(
