@@ -1,0 +1,157 @@
+"""The backlog's bounds, and one job's way to its row."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backends.base import Reply
+from proxy.monitor.evaluate import Evaluator, Keeping, mismatch_rule
+from proxy.monitor.jobs import Backlog, Job, Worker
+from proxy.monitor.mirror import Mirror
+from proxy.monitor.order import Slot
+from proxy.monitor.plan import Plan
+from proxy.monitor.redact import redactor
+from scorers.catalogue import scorers
+from scorers.records import Reason
+from tests.unit.monitor_rig import Metrics, ScriptedBackend, chat_reply, chat_request, exchange, ok, settings
+
+
+def job(position: int = 0, size: int = 10, **more: Any) -> Job:
+    slot = Slot(position, "live", f"w-{position}", "w", position, 100.0, 0.0, 0.0, claimed=True)
+    return Job(slot, 1, size, exchange=exchange(position, **more))
+
+
+@pytest.mark.asyncio
+async def test_the_newest_is_turned_away_past_either_bound() -> None:
+    backlog = Backlog(max_jobs=2, max_bytes=25)
+    assert backlog.offer(job(0))
+    assert not backlog.offer(job(1, size=16))  # bytes
+    assert backlog.offer(job(2))
+    assert not backlog.offer(job(3, size=1))  # number
+    assert backlog.refused == 2
+    first = await backlog.take()
+    assert first.slot.position == 0
+    assert (backlog.waiting, backlog.held, backlog.held_bytes) == (1, 2, 20)  # in work still holds its bytes
+    assert not backlog.offer(job(4, size=6))
+    backlog.release(first)
+    backlog.release(first)
+    assert backlog.held_bytes == 10
+    assert backlog.offer(job(5))
+
+
+@pytest.mark.asyncio
+async def test_taking_waits_and_a_cancelled_taker_takes_nothing() -> None:
+    backlog = Backlog(max_jobs=2, max_bytes=100)
+    gone, waiting = asyncio.create_task(backlog.take()), asyncio.create_task(backlog.take())
+    await asyncio.sleep(0)
+    gone.cancel()
+    backlog.offer(job(0))
+    assert (await asyncio.wait_for(waiting, 5.0)).slot.position == 0
+    late = asyncio.create_task(backlog.take())
+    backlog.offer(job(1))
+    assert (await asyncio.wait_for(late, 5.0)).slot.position == 1
+
+
+@pytest.mark.asyncio
+async def test_emptied_means_that_nothing_waits_or_is_in_work() -> None:
+    backlog = Backlog(max_jobs=2, max_bytes=100)
+    await asyncio.wait_for(backlog.emptied(), 1.0)
+    backlog.offer(job(0))
+    taken = await backlog.take()
+    empty = asyncio.create_task(backlog.emptied())
+    await asyncio.sleep(0)
+    assert not empty.done()
+    backlog.release(taken)
+    await asyncio.wait_for(empty, 1.0)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 40)), max_size=60))
+def test_bytes_always_come_back(steps: list[tuple[bool, int]]) -> None:
+    async def play() -> None:
+        backlog, held, position = Backlog(max_jobs=5, max_bytes=100), [], 0
+        for offers, size in steps:
+            if offers:
+                position += 1
+                backlog.offer(job(position, size=size))
+            elif backlog.waiting:
+                held.append(await backlog.take())
+            elif held:
+                backlog.release(held.pop())
+            assert 0 <= backlog.held_bytes <= 100
+        while backlog.waiting:
+            held.append(await backlog.take())
+        for one in held:
+            backlog.release(one)
+        assert (backlog.held, backlog.held_bytes) == (0, 0)
+
+    asyncio.run(play())
+
+
+class Rig:
+    def __init__(self, executor: ThreadPoolExecutor, **mirror: Any) -> None:
+        of = settings(**mirror)
+        self.candidate = ScriptedBackend("candidate", lambda path, body: ok(chat_reply()))
+        self.reference = ScriptedBackend("reference", lambda path, body: ok(chat_reply()))
+        self.probes: list[Plan] = []
+        keeping = Keeping(mismatch_rule({}), keep_mismatches=True, max_body_bytes=1000, redactor=redactor(()))
+        arms = Mirror(self.candidate, self.reference, of.mirror, Metrics(), lambda: 0.0)
+        self.worker = Worker(
+            of, arms, Evaluator(scorers(), keeping), executor, lambda parent, plan: self.probes.append(plan)
+        )
+
+
+@pytest.mark.asyncio
+async def test_a_job_without_a_plan_gets_one_and_keeps_it() -> None:
+    with ThreadPoolExecutor(1) as executor:
+        rig, one = Rig(executor), job(0)
+        row = await rig.worker.row(one)
+    assert one.plan is not None
+    assert (row.disposition, row.path, row.status, row.outcome) == ("scored", "/v1/chat/completions", 200, "complete")
+    assert rig.probes == []
+
+
+@pytest.mark.asyncio
+async def test_a_needle_is_announced_for_long_prompts_at_any_temperature() -> None:
+    long = "The sky was grey over the harbour. " * 200
+    with ThreadPoolExecutor(1) as executor:
+        rig = Rig(executor, needle_rate=1.0)
+        scored = await rig.worker.row(job(0, request=chat_request(long)))
+        sampled = await rig.worker.row(job(1, request=chat_request(long, temperature=1.0)))
+        await rig.worker.row(job(2, request=chat_request(long), status=400))
+        await rig.worker.row(job(3, request=chat_request("short")))
+    assert (scored.disposition, sampled.reason) == ("scored", "sampled_not_replayed")
+    assert [plan.id for plan in rig.probes] == ["w-0", "w-1"]
+
+
+@pytest.mark.asyncio
+async def test_what_a_job_loses_depends_on_how_far_it_came() -> None:
+    with ThreadPoolExecutor(1) as executor:
+        rig, one = Rig(executor), job(0)
+        unknown = rig.worker.row_without(one, Reason.LATE)
+        await rig.worker.row(one)
+        known = rig.worker.row_without(one, Reason.LATE)
+    assert (unknown.disposition, unknown.reason, unknown.scores) == ("lost", "late", ())
+    assert (known.disposition, known.reason) == ("scored", None)
+    assert Reason.LATE in {score.reason for score in known.scores}
+
+
+@pytest.mark.asyncio
+async def test_teacher_forcing_reads_the_replay_and_the_control_again() -> None:
+    logged = chat_reply(token_ids=[5])[:-1] + b',"prompt_token_ids":[1,2]}'
+
+    def reference(path: str, body: bytes) -> Reply:
+        return ok(b'{"choices":[]}' if path == "/v1/completions" else logged)
+
+    with ThreadPoolExecutor(1) as executor:
+        rig = Rig(executor, replay_rate=1.0, noise_rate=1.0, teacher_forced_rate=1.0)
+        rig.candidate.behaviour, rig.reference.behaviour = (lambda path, body: ok(logged)), reference
+        row = await rig.worker.row(job(0))
+    assert [body.get("prompt") for body in rig.reference.bodies].count([1, 2, 5]) == 2
+    lost = {(s.arm, s.reason) for s in row.scores if s.name == "teacher_forced_kl"}
+    assert lost == {("candidate", Reason.REFERENCE_UNDECODABLE), ("noise", Reason.REFERENCE_UNDECODABLE)}
