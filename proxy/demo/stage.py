@@ -104,12 +104,12 @@ async def stage(folder: Path, ledger: Path) -> AsyncIterator[Stage]:
             SETTINGS.format(candidate=candidate.url, reference=reference.url, folder=folder, ledger=ledger),
             encoding="utf-8",
         )
-        async with _proxy(config) as ports:
+        async with serving(config) as ports:
             yield Stage(candidate, reference, ports["relay"], ports["control"])
 
 
 @asynccontextmanager
-async def _proxy(config: Path) -> AsyncIterator[dict[str, str]]:
+async def serving(config: Path) -> AsyncIterator[dict[str, str]]:
     """`parity serve` on that file; yields the urls by role once relay and control port listen."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "proxy.cli", "serve", "--config", str(config), "--log-level", "warning"),

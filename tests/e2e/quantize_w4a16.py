@@ -1,4 +1,4 @@
-"""Makes a W4A16 checkpoint of MODEL at OUT with llm-compressor. Runs in the quantizing environment, not in the tests' own.
+"""Makes a W4A16 checkpoint of MODEL at OUT with llm-compressor. Runs in the quantizing environment, not the tests'.
 
 Round-to-nearest, groups of 128, every Linear but lm_head: the plain recipe, so that the damage is the format's own.
 """
