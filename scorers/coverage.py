@@ -109,8 +109,8 @@ class CoverageTally:
         self._lost: dict[str, int] = {}
         self._cells: dict[str, list[int]] = {}  # sampled, eligible, scored
 
-    def fold(self, observation: Observation, stratum: str) -> None:
-        """Count one live observation under its stratum's name."""
+    def fold(self, observation: Observation, stratum: str) -> bool:
+        """Count one live observation under its stratum's name; true when it holds a number."""
         self._sampled += 1
         cell = self._cells.get(stratum)
         if cell is None:
@@ -119,13 +119,14 @@ class CoverageTally:
         disposition, reason = placed(observation)
         if disposition == "ineligible":
             self._ineligible[reason] = self._ineligible.get(reason, 0) + 1
-            return
+            return False
         cell[1] += 1
         if disposition == "scored":
             self._scored += 1
             cell[2] += 1
-        else:
-            self._lost[reason] = self._lost.get(reason, 0) + 1
+            return True
+        self._lost[reason] = self._lost.get(reason, 0) + 1
+        return False
 
     def coverage(self) -> Coverage:
         """The counts so far, names sorted, so that equal tallies read equal."""

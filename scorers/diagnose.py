@@ -41,61 +41,45 @@ FIXES: Mapping[Axis, str] = {
 
 
 class PatternTally:
-    """Sums by score and prompt length. Its size depends on the closed sets alone."""
+    """Counts and sums by score and prompt length. Its size depends on the closed sets alone."""
 
-    __slots__ = ("_cells", "_noise", "compared", "tokens_differ")
+    __slots__ = ("_lanes", "_noise", "compared", "tokens_differ")
 
     def __init__(self) -> None:
-        self._cells: dict[str, dict[str, list[float]]] = {name: {} for name in WATCHED}  # count, sum
-        self._noise: dict[str, list[float]] = {name: [0, 0.0] for name in WATCHED}
+        # By prompt length (and for the re-runs of any length): count and sum per watched score, side by side
+        self._lanes: dict[str, list[float]] = {}
+        self._noise: list[float] = _empty()
         self.compared = 0  # rows whose tokens were compared
         self.tokens_differ = 0
 
     def fold(self, candidate: Scores, noise: Scores, length: str) -> None:
         """Take in one planned row's two sides."""
-        for name, cells in self._cells.items():
-            value = candidate.get(name)
-            if value is None:
-                continue
-            if isinstance(value, Reason):
-                if value is Reason.TOKENS_DIFFER and name == KL:
-                    self.compared += 1
-                    self.tokens_differ += 1
-                continue
-            cell = cells.get(length)
-            if cell is None:
-                cell = cells[length] = [0, 0.0]
-            cell[0] += 1
-            cell[1] += value
-            if name == KL:
-                self.compared += 1
+        lane = self._lanes.get(length)
+        if lane is None:
+            lane = self._lanes[length] = _empty()
+        _add(lane, candidate)
         if noise:
-            for name, cell in self._noise.items():
-                value = noise.get(name)
-                if value is not None and not isinstance(value, Reason):
-                    cell[0] += 1
-                    cell[1] += value
+            _add(self._noise, noise)
+        kl = candidate.get(KL)
+        if kl is Reason.TOKENS_DIFFER:
+            self.compared += 1
+            self.tokens_differ += 1
+        elif kl is not None and not isinstance(kl, Reason):
+            self.compared += 1
 
     def mean(self, name: str, lengths: Sequence[str] | None = None) -> float | None:
         """The mean over the named prompt lengths, all by default; None below FEWEST_PAIRS."""
-        cells = self._cells.get(name, {})
-        chosen = [cells[length] for length in sorted(cells) if lengths is None or length in lengths]
-        count = sum(cell[0] for cell in chosen)
-        return sum(cell[1] for cell in chosen) / count if count >= FEWEST_PAIRS else None
+        return _mean([self._lanes[key] for key in sorted(self._lanes) if lengths is None or key in lengths], name)
 
     def floor(self, name: str) -> float | None:
         """The mean of the reference against itself; None below FEWEST_PAIRS."""
-        count, total = self._noise.get(name, (0, 0.0))
-        return total / count if count >= FEWEST_PAIRS else None
+        return _mean([self._noise], name)
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready; `from_json` gives the same tally."""
         return {
-            "cells": {
-                name: {length: list(cell) for length, cell in sorted(cells.items())}
-                for name, cells in self._cells.items()
-            },
-            "noise": {name: list(cell) for name, cell in self._noise.items()},
+            "lanes": {length: list(lane) for length, lane in sorted(self._lanes.items())},
+            "noise": list(self._noise),
             "compared": self.compared,
             "tokens_differ": self.tokens_differ,
         }
@@ -104,11 +88,36 @@ class PatternTally:
     def from_json(cls, data: Mapping[str, Any]) -> PatternTally:
         """The tally that `to_json` wrote."""
         tally = cls()
-        tally._cells.update({n: {k: list(cell) for k, cell in c.items()} for n, c in data["cells"].items()})
-        tally._noise.update({name: list(cell) for name, cell in data["noise"].items()})
+        tally._lanes = {length: list(lane) for length, lane in data["lanes"].items()}
+        tally._noise = list(data["noise"])
         tally.compared = data["compared"]
         tally.tokens_differ = data["tokens_differ"]
         return tally
+
+
+def _empty() -> list[float]:
+    return [0, 0.0] * len(WATCHED)
+
+
+def _add(lane: list[float], scores: Scores) -> None:
+    at = 0
+    for name in WATCHED:
+        value = scores.get(name)
+        if value is not None and not isinstance(value, Reason):
+            lane[at] += 1
+            lane[at + 1] += value
+        at += 2
+
+
+def _mean(lanes: Sequence[Sequence[float]], name: str) -> float | None:
+    if name not in WATCHED:
+        return None
+    at = 2 * WATCHED.index(name)
+    count, total = 0.0, 0.0
+    for lane in lanes:
+        count += lane[at]
+        total += lane[at + 1]
+    return total / count if count >= FEWEST_PAIRS else None
 
 
 def diagnose(pattern: PatternTally, over: Sequence[str], prompt_token_mismatches: int = 0) -> Diagnosis:

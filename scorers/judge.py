@@ -95,16 +95,16 @@ class EvidenceState:
         self.position = position
         stratum = observation.stratum
         live = observation.kind == "live"
-        if live:
-            self._coverage.fold(observation, self._name(stratum))
+        numbered = self._coverage.fold(observation, self._name(stratum)) if live else False
         if observation.disposition != "scored":
             return
         candidate, noise = observation.candidate, observation.noise
         if not live:
             candidate = {name: value for name, value in candidate.items() if name in PROBE_SCORES}
             noise = {name: value for name, value in noise.items() if name in PROBE_SCORES}
+            numbered = _any_number(candidate)
         may_promote = self.samples < self.rules.max_pairs
-        if _any_number(candidate):
+        if numbered:
             self.samples += 1
         if noise and _any_number(noise):
             self.noise_samples += 1

@@ -5,6 +5,7 @@ Nothing is decided here that the lanes have not crossed; this room says which of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 from scorers.betting import Mixture
@@ -152,7 +153,10 @@ def _bound(budget: Budget, bound: float | None) -> str:
 
 
 def _pool(budget: Budget, parts: Mapping[str, LaneVerdict], lanes: Mapping[str, Lane]) -> LaneVerdict:
-    """All lanes of a budget as one: the weakest of those that must pass, the strongest of those that may fail."""
+    """All lanes of a budget as one: the weakest of those that must pass, the strongest of those that may fail.
+
+    Sums are exact, so that they do not depend on which lane was seen first.
+    """
     needed = [part for part in parts.values() if part.required]
     failed = [part for part in parts.values() if part.state == "fail"]
     passed = bool(needed) and all(part.state == "pass" for part in needed)
@@ -168,8 +172,8 @@ def _pool(budget: Budget, parts: Mapping[str, LaneVerdict], lanes: Mapping[str, 
         lost=sum(part.lost for part in parts.values()),
         share=1.0 if parts else 0.0,
         required=bool(needed),
-        value=sum(lane.total for lane in lanes.values()) / samples if samples else None,
-        noise=sum(lane.noise_total for lane in lanes.values()) / noise_samples if noise_samples else None,
+        value=math.fsum(lane.total for lane in lanes.values()) / samples if samples else None,
+        noise=math.fsum(lane.noise_total for lane in lanes.values()) / noise_samples if noise_samples else None,
         noise_samples=noise_samples,
         bound=max((part.bound for part in needed if part.bound is not None), default=None),
         log10_e_promote=_weakest(*(part.log10_e_promote for part in needed)),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from scorers.diagnose import FEWEST_PAIRS, FIXES, WATCHED, PatternTally, diagnose
+from scorers.diagnose import FEWEST_PAIRS, FIXES, PatternTally, diagnose
 from scorers.records import Reason
 from scorers.verdict import AXES
 
@@ -98,4 +98,3 @@ def test_it_restores() -> None:
     assert again.floor(KL) == rows.floor(KL)
     again.fold({KL: 0.2}, {KL: 0.3}, "0-512")
     assert again.mean(KL) != rows.mean(KL)
-    assert set(WATCHED) == set(rows.to_json()["cells"])

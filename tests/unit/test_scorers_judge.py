@@ -11,14 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scorers.judge import Budget, EvidenceState, GateRules, VerdictContext, start
-from scorers.records import LENGTH_BUCKETS, Observation, Reason, Stratum
+from scorers.records import LENGTH_BUCKETS, Disposition, Observation, Reason, Stratum
 
 TOOLS = Budget("tool_call_mismatch", 0.03, bounded=True, critical=True)
 TEXT = Budget("text_mismatch", 0.1, bounded=True, critical=False)
 KL = Budget("logprob_kl", 0.05, bounded=False, critical=False, unit="nats")
 RECALL = Budget("copy_recall_loss", 0.05, bounded=True, critical=True, by_length=True)
 RULES = GateRules()
-SHORT = Stratum("0-512", tools=True, stream=False, greedy=True)
 
 Scores = Mapping[str, float | Reason]
 
@@ -264,10 +263,10 @@ scores = st.dictionaries(st.sampled_from([b.name for b in (TOOLS, TEXT, KL, RECA
 @st.composite
 def observations(draw: st.DrawFn) -> list[Observation]:
     rows = []
-    for position in range(draw(st.integers(0, 60))):
-        disposition = draw(st.sampled_from(["scored", "scored", "scored", "ineligible", "lost"]))
+    for position in range(draw(st.integers(0, 25))):
+        disposition: Disposition = draw(st.sampled_from(["scored", "scored", "scored", "ineligible", "lost"]))
         stratum = draw(st.none() | st.builds(Stratum, st.sampled_from(["0-512", "64k+"]), *[st.booleans()] * 3))
-        kind = draw(st.sampled_from(["live", "live", "probe"]))
+        kind: Literal["live", "probe"] = draw(st.sampled_from(["live", "live", "probe"]))
         reason = None if disposition == "scored" else "why"
         rows.append(Observation(position, kind, disposition, reason, stratum, draw(scores), draw(scores)))
     return rows
@@ -279,8 +278,8 @@ def play(state: EvidenceState, rows: Iterable[Observation]) -> EvidenceState:
     return state
 
 
-@settings(max_examples=60, deadline=None)
-@given(rows=observations(), cut=st.integers(0, 60))
+@settings(max_examples=150, deadline=None)
+@given(rows=observations(), cut=st.integers(0, 25))
 def test_a_stored_state_goes_on_to_the_last_bit_and_reads_as_json(rows: list[Observation], cut: int) -> None:
     budgets = [TOOLS, TEXT, KL, RECALL]
     rules = GateRules(alpha_promote=0.4, alpha_rollback=0.4)
