@@ -27,7 +27,7 @@ from scorers.records import (
     Unscored,
     length_bucket,
 )
-from scorers.spans import Span, copied_spans, far_text, says
+from scorers.spans import Span, copied_spans, far_text, one_line, says
 
 COPY, NEEDLE = "copy_recall_loss", "needle_recall_loss"
 
@@ -54,7 +54,8 @@ class CopyRecallScorer:
         for left, right in zip_longest(pair.left.choices, pair.right.choices):
             spans = copied_spans(spoken(right), far, near) if right is not None else []
             if spans:
-                lost = [span for span in spans if not says(spoken(left), span.text)]
+                said = one_line(spoken(left))
+                lost = [span for span in spans if not says(said, one_line(span.text))]
                 losses.append(len(lost) / len(spans))
                 explanation.append(_explained(spans, lost, len(far) + len(near)))
         if not losses:

@@ -15,17 +15,19 @@ from scorers.wire import content_text
 TAIL_CHARS = 512  # the prompt's end: answering from it needs no long context
 MAX_TURN_CHARS = 4_096  # a last user turn up to this is a question; a longer one is the document itself
 RUN_WORDS = 8  # metrology 3
-MIN_ID_CHARS = 3  # shorter ones stand in any prompt
-MAX_QUOTE_CHARS = 200
-MAX_ANSWER_CHARS = 32_768
+MIN_SPAN_CHARS = 3  # a shorter id, number or quotation stands in any prompt
+MAX_ANSWER_CHARS = 16_384
 MAX_SPANS = 64
-MAX_OCCURRENCES = 4
+MAX_CANDIDATES = 128  # distinct words with a digit that are looked for
+MAX_BLOCKS = 256  # blocks of words looked for in vain: a thousand words of an answer of its own making
+MAX_OCCURRENCES = 4  # of a block of words, when its longest run is sought
+MAX_REJECTED = 1_000  # occurrences inside other words, before a span counts as absent
 _BLOCK_WORDS = RUN_WORDS // 2  # any run of 8 words holds an aligned block of 4
 
 _WORD = re.compile(r"\S+")
-_ID = re.compile(
-    r"(?<![\w])[A-Za-z_]*\d[\w]*(?:[-./:,_@][\w]*\d[\w]*)*|(?<![\w])[A-Za-z]+(?:[-_][A-Za-z]+)*[-_]\w*\d\w*"
-)
+_TOKEN = re.compile(r"\w+(?:[-./:@,]\w+)*")
+_PARTS = re.compile(r"[:/,@]")
+_DIGIT = re.compile(r"\d")
 _QUOTED = re.compile(r"\"([^\"\n]{3,200})\"|“([^”\n]{3,200})”|`([^`\n]{3,200})`|«([^»\n]{3,200})»")
 
 
@@ -60,17 +62,10 @@ def copied_spans(answer: str, far: str, near: str) -> list[Span]:
     and verbatim runs of words, cut into pieces of eight."""
     answer = answer[:MAX_ANSWER_CHARS]
     spans: dict[str, Span] = {}
-    for kind, text in (*_ids(answer), *_quotes(answer)):
-        if text not in spans and len(spans) < MAX_SPANS:
-            position = find_whole(far, text)
-            if position >= 0 and find_whole(near, text) < 0:
-                spans[text] = Span(kind, text, position)
-    for text, position in _runs(answer, far):
-        if len(spans) >= MAX_SPANS:
-            break
+    for kind, text, position in (*_ids(answer, far), *_quotes(answer, far), *_runs(answer, far)):
         if text not in spans and find_whole(near, text) < 0:
-            spans[text] = Span("run", text, position)
-    return list(spans.values())
+            spans[text] = Span(kind, text, position)
+    return list(spans.values())[:MAX_SPANS]
 
 
 def says(said: str, span: str) -> bool:
@@ -78,11 +73,16 @@ def says(said: str, span: str) -> bool:
     return find_whole(said, span) >= 0
 
 
+def one_line(text: str) -> str:
+    """The text with every run of white space as one blank: where a line breaks says nothing."""
+    return " ".join(text.split())
+
+
 def find_whole(text: str, span: str) -> int:
     """Where the span stands in the text as whole words, or -1."""
     position = text.find(span) if span else -1
-    while position >= 0:
-        if _is_whole(text, position, position + len(span)):
+    for _ in range(MAX_REJECTED):
+        if position < 0 or _is_whole(text, position, position + len(span)):
             return position
         position = text.find(span, position + 1)
     return -1
@@ -102,27 +102,42 @@ def _joins(edge: str, outside: str) -> bool:
     return bool(outside) and (edge.isalnum() or edge == "_") and (outside.isalnum() or outside == "_")
 
 
-def _ids(answer: str) -> list[tuple[str, str]]:
-    found = (match.group().rstrip(".,:/-@") for match in _ID.finditer(answer))
-    return [("id", text) for text in dict.fromkeys(found) if len(text) >= MIN_ID_CHARS][:MAX_SPANS]
+def _ids(answer: str, far: str) -> list[tuple[str, str, int]]:
+    """Words with a digit that stand in `far`, whole or else by their parts ("4711,4712", "code:4711")."""
+    found: list[tuple[str, str, int]] = []
+    tokens = [token for token in dict.fromkeys(_TOKEN.findall(answer)) if _DIGIT.search(token)]
+    for token in tokens[:MAX_CANDIDATES]:
+        for text in (token, *_PARTS.split(token)):
+            position = find_whole(far, text) if len(text) >= MIN_SPAN_CHARS and _DIGIT.search(text) else -1
+            if position >= 0:
+                found.append(("id", text, position))
+                if text == token:
+                    break
+    return found
 
 
-def _quotes(answer: str) -> list[tuple[str, str]]:
-    found = (next(group for group in match.groups() if group).strip() for match in _QUOTED.finditer(answer))
-    return [("quote", text) for text in dict.fromkeys(found) if len(text) >= MIN_ID_CHARS][:MAX_SPANS]
+def _quotes(answer: str, far: str) -> list[tuple[str, str, int]]:
+    texts = (next(group for group in match.groups() if group).strip() for match in _QUOTED.finditer(answer))
+    candidates = [text for text in dict.fromkeys(texts) if len(text) >= MIN_SPAN_CHARS][:MAX_SPANS]
+    placed = (("quote", text, find_whole(far, text)) for text in candidates)
+    return [item for item in placed if item[2] >= 0]
 
 
-def _runs(answer: str, far: str) -> list[tuple[str, int]]:
+def _runs(answer: str, far: str) -> list[tuple[str, str, int]]:
     """Pieces of eight words of the answer's maximal verbatim runs, with their place in `far`."""
     words = [match.span() for match in _WORD.finditer(answer)]
-    pieces: list[tuple[str, int]] = []
+    pieces: list[tuple[str, str, int]] = []
+    absent: set[str] = set()
     block = 0
-    while block + _BLOCK_WORDS <= len(words) and len(pieces) < MAX_SPANS:
-        first, last, offset = _longest_run(answer, far, words, block)
+    while block + _BLOCK_WORDS <= len(words) and len(pieces) < MAX_SPANS and len(absent) < MAX_BLOCKS:
+        text = answer[words[block][0] : words[block + _BLOCK_WORDS - 1][1]]
+        first, last, offset = (block, block, 0) if text in absent else _longest_run(answer, far, words, block)
+        if first == last:
+            absent.add(text)
         if last - first >= RUN_WORDS:
             for start in range(first, last - RUN_WORDS + 1, RUN_WORDS):
                 begin, end = words[start][0], words[start + RUN_WORDS - 1][1]
-                pieces.append((answer[begin:end], begin + offset))
+                pieces.append(("run", answer[begin:end], begin + offset))
         block = max(block + _BLOCK_WORDS, last // _BLOCK_WORDS * _BLOCK_WORDS)
     return pieces
 
@@ -139,7 +154,8 @@ def _longest_run(answer: str, far: str, words: list[tuple[int, int]], block: int
             break
         offset = position - begin
         first, last = block, block + _BLOCK_WORDS
-        while first > 0 and _same(answer, far, words[first - 1][0], words[first][0], offset):
+        earliest = max(block - RUN_WORDS + 1, 0)  # an earlier block has seen what begins before
+        while first > earliest and _same(answer, far, words[first - 1][0], words[first][0], offset):
             first -= 1
         while last < len(words) and _same(answer, far, words[last - 1][1], words[last][1], offset):
             last += 1

@@ -198,7 +198,7 @@ def _checked(tokens: tuple[Any, ...], chosen: tuple[Any, ...], top: tuple[Any, .
     return TokenLogprobs(tokens=tokens, chosen=chosen, top=top)
 
 
-_TOKEN_ID = re.compile(r"\d{1,10}")
+_TOKEN_ID = re.compile(r"[0-9]{1,10}")
 
 
 def prompt_step(value: Json) -> dict[str, float]:

@@ -1,0 +1,143 @@
+"""The list of scorers, and what happens when one of them fails."""
+
+from __future__ import annotations
+
+import ast
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+import scorers as package
+from scorers.catalogue import SPECS, score_missing, score_pair, scorers
+from scorers.decode import decode_reply, decode_request
+from scorers.records import DecodedRequest, Pair, Probe, Reason, Score, Scored, Scorer, ScoreSpec, Unscored
+
+DATA = Path(__file__).parent / "data"
+TOOL = {"name": "switch", "parameters": {"type": "object", "properties": {"on": {"type": "boolean"}}}}
+BODY = {"model": "m", "temperature": 0, "messages": [{"role": "user", "content": "Turn it on"}],
+        "tools": [{"type": "function", "function": TOOL}]}  # fmt: skip
+PROBE = Probe("The code is 4711.", "4711", 0.5, 600)
+
+
+def pair() -> Pair:
+    real = decode_reply("chat", "application/json", (DATA / "vllm_chat_tool.json").read_bytes())
+    return Pair(decode_request("/v1/chat/completions", orjson.dumps(BODY)), real, real, left_served=False)
+
+
+class Broken:
+    """A scorer that does what it is told."""
+
+    family = "broken"
+    specs: tuple[ScoreSpec, ...] = (ScoreSpec("one", "ratio", True, "first"), ScoreSpec("two", "nats", False, "second"))
+
+    def __init__(self, answer: tuple[Scored, ...] | Exception) -> None:
+        self._answer = answer
+
+    def __call__(self, pair: Pair) -> tuple[Scored, ...]:
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
+
+    def missing(self, request: DecodedRequest, why: Reason) -> tuple[Unscored, ...]:
+        return tuple(Unscored(spec.name, why) for spec in self.specs)
+
+
+def with_broken(answer: tuple[Scored, ...] | Exception) -> dict[str, Scorer]:
+    return {"broken": Broken(answer), **scorers()}
+
+
+def test_every_score_has_one_spec_and_one_family() -> None:
+    names = [spec.name for scorer in scorers().values() for spec in scorer.specs]
+    assert names == list(SPECS)
+    assert len(set(names)) == len(names) == 19
+    for spec in SPECS.values():
+        assert spec.unit in ("ratio", "nats")
+        assert spec.meaning
+
+
+def test_a_real_reply_against_itself_scores_zero_everywhere() -> None:
+    scored = {item.name: item for item in score_pair(scorers(), pair())}
+    assert list(scored) == list(SPECS)
+    numbers = {name: item.value for name, item in scored.items() if isinstance(item, Score)}
+    assert numbers.pop("length_ratio") == 1.0
+    assert 0.0 < numbers.pop("tail_mass") < 1.0
+    assert set(numbers.values()) == {0.0}
+    assert {"tool_call_mismatch", "tool_schema_failure", "logprob_kl", "early_divergence"} <= set(numbers)
+    assert scored["text_mismatch"] == Unscored("text_mismatch", Reason.CALLED_TOOLS)
+
+
+def test_a_subset_scores_a_subset() -> None:
+    one = {"text": scorers()["text"]}
+    assert [item.name for item in score_pair(one, pair())] == [spec.name for spec in one["text"].specs]
+
+
+def test_explanations_are_json() -> None:
+    for item in score_pair(scorers(), pair()):
+        orjson.dumps(item.explanation)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        RuntimeError("bang"),
+        RecursionError(),
+        (Score("one", 0.0),),
+        (Score("two", 0.0), Score("one", 0.0)),
+        (Score("one", math.nan), Score("two", math.inf)),
+        (Score("one", 1.5), Score("two", -0.1)),
+    ],
+)
+def test_a_failing_scorer_is_lost_and_visible_and_harms_no_other(answer: Any) -> None:
+    scored = score_pair(with_broken(answer), pair())
+    assert [(item.name, item.reason) for item in scored[:2] if isinstance(item, Unscored)] == [
+        ("one", Reason.SCORER_ERROR),
+        ("two", Reason.SCORER_ERROR),
+    ]
+    assert scored[2:] == score_pair(scorers(), pair())
+    assert "bang" not in str(scored[0].explanation)
+
+
+def test_bounds_are_the_specs() -> None:
+    fine = (Score("one", 1.0), Score("two", 7.5))
+    assert score_pair(with_broken(fine), pair())[:2] == fine
+
+
+def test_a_probe_is_scored_by_the_needle_alone() -> None:
+    scored = score_pair(scorers(), replace(pair(), probe=PROBE))
+    assert [item.name for item in scored] == ["needle_recall_loss"]
+    missing = score_missing(scorers(), pair().request, Reason.REFERENCE_TIMEOUT, PROBE)
+    assert missing == (Unscored("needle_recall_loss", Reason.REFERENCE_TIMEOUT),)
+
+
+def test_missing_covers_every_score_and_applies_what_the_request_shows() -> None:
+    missing = {item.name: item.reason for item in score_missing(scorers(), pair().request, Reason.BREAKER_OPEN)}
+    assert list(missing) == list(SPECS)
+    assert missing["tool_call_mismatch"] is Reason.BREAKER_OPEN
+    assert missing["json_invalid"] is Reason.NO_JSON_FORMAT
+    assert missing["copy_recall_loss"] is Reason.NO_SPANS
+    assert missing["needle_recall_loss"] is Reason.NOT_A_PROBE
+
+
+def test_the_same_pair_scores_the_same_whatever_came_before() -> None:
+    fresh, used = scorers(), scorers()
+    other = replace(pair(), request=replace(pair().request, tools={"switch": {"$ref": "#/nowhere"}}))
+    for _ in range(3):
+        score_pair(used, other)
+    assert score_pair(used, pair()) == score_pair(fresh, pair())
+
+
+FORBIDDEN = {"httpx", "aiohttp", "fastapi", "asyncio", "socket", "logging", "time", "random", "prometheus_client", "os"}
+
+
+def test_nothing_here_reaches_for_the_world() -> None:
+    (folder,) = package.__path__
+    for path in Path(folder).glob("*.py"):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.split(".")[0] for name in names} & FORBIDDEN, path.name
