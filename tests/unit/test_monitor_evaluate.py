@@ -13,11 +13,11 @@ from proxy.monitor.evaluate import TEACHER_FORCED, Evaluation, Evaluator, Forced
 from proxy.monitor.forcing import ForcedCall
 from proxy.monitor.mirror import Answer, Answers
 from proxy.monitor.plan import Coins, Plan, plan
-from proxy.monitor.redact import redactor
+from proxy.monitor.redact import REDACTED, redactor
 from proxy.monitor.rows import ScoreRow
 from scorers.catalogue import SPECS, scorers
 from scorers.logprobs import TEACHER
-from scorers.records import Reason
+from scorers.records import DecodedRequest, Pair, Reason, Score, Scored, ScoreSpec, Unscored
 from tests.unit.monitor_rig import WEATHER, chat_reply, chat_request, exchange, ok, settings, tool_reply
 
 TOOLS = chat_request("weather?", tools=[WEATHER])
@@ -170,6 +170,27 @@ def test_bodies_are_kept_for_mismatches_within_their_bound_and_redacted() -> Non
     assert b"Rome" not in hidden.bodies.candidate
     assert b"weather?" not in hidden.bodies.request
     assert "Rome" not in str(hidden.scores)
+
+
+class Quoting:
+    """A scorer that says more than it should."""
+
+    family = "quoting"
+    specs = (ScoreSpec("quoted", "ratio", True, "for this test"),)
+
+    def __call__(self, pair: Pair) -> tuple[Scored, ...]:
+        return (Score("quoted", 1.0, {"said": pair.left.choices[0].tool_calls[0].arguments, "rung": "names"}),)
+
+    def missing(self, request: DecodedRequest, why: Reason) -> tuple[Unscored, ...]:
+        return (Unscored("quoted", why),)
+
+
+def test_what_a_body_lost_is_in_no_explanation_either() -> None:
+    keeping = Keeping(mismatch_rule({"quoted": 0.5}), True, 1000, redactor(("..arguments",)))
+    made = planned(coins(), request=TOOLS, reply=ROME)
+    of = Evaluator({"quoting": Quoting()}, keeping).evaluate(made, Heard(Answers(answered(PARIS))))
+    (score,) = of.scores
+    assert score.explanation == {"said": REDACTED, "rung": "names"}
 
 
 def test_the_keep_coin_keeps_what_agrees() -> None:

@@ -47,7 +47,7 @@ async def test_both_arms_are_in_the_contract() -> None:
     contract = of.contract(None)
     assert (contract["recipe"], contract["candidate"]["model"]) == ("awq", "m")
     assert changes(contract, of.contract(contract)) == []
-    assert not of.unseen
+    assert list(of.unseen) == []
     assert not of.unreachable
     assert not of.alarms()
 
@@ -70,7 +70,7 @@ async def test_an_arm_that_is_away_has_not_changed(error: Exception) -> None:
     assert restarted.contract(None)["reference"] == {}
     reference.error = None
     await restarted.look()
-    assert not restarted.unseen
+    assert list(restarted.unseen) == []
     assert not restarted.unreachable
 
 
