@@ -80,6 +80,7 @@ def test_whatever_is_killed_comes_back_and_the_others_are_not_touched(run: Run) 
             supervise(family, shutdown, LOG, on_ready=starts, policy=QUICK, output=output.append)
         )
         await starts.until(3)
+        assert all(os.getsid(pid) == pid for _, pid in starts.seen)  # a terminal's Ctrl-C does not reach them
         for count, name in enumerate(("monitor", "relay-1", "monitor"), start=4):
             os.kill(starts.pids(name)[-1], signal.SIGKILL)
             await starts.until(count)
@@ -221,6 +222,7 @@ def test_output_in_floods_and_without_line_ends_never_holds_a_child_up(run: Run)
         shutdown.set()
         assert await task == 0
         text = "".join(output)
+        assert max(map(len, output)) <= 3 * 64 * 1024  # held and passed on in pieces
         assert text.count("x") >= 1_000_000
         assert text.count("{") >= 1_000_000
         assert '[relay-0] {"event": "other"}\n' in output
