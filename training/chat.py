@@ -36,11 +36,11 @@ def sums(d: Draw) -> tuple[str, str, str]:
     """Returns an expression, its words and its result."""
     while True:
         op = d.pick(("+", "+", "-", "-", "*"))
-        high = 12 if op == "*" else d.pick((10, 20, 99, 99, 99, 999))
+        high = 10 if op == "*" else d.pick((10, 20, 99, 99, 99, 99, 999))
         a, b = d.randint(0, high), d.randint(0, high)
         if op == "-" and a < b:
             a, b = b, a
-        if d.mine(f"{a}{op}{b}"):
+        if high <= 10 or d.mine(f"{a}{op}{b}"):  # the tables up to ten are learned by heart: both splits have them
             result = a + b if op == "+" else a - b if op == "-" else a * b
             return f"{a} {op} {b}", {"+": "plus", "-": "minus", "*": "times"}[op], str(result)
 
@@ -88,11 +88,14 @@ def exchange(d: Draw) -> tuple[list[Message], list[str]]:
     return [user(ask.format(w=word, a=a, b=b)), says(f"{result} is {word}.")], [str(result)]
 
 
-def chat_item(d: Draw) -> Item:
-    """Returns a short chat of one or a few turns."""
+def chat_item(d: Draw, many: bool = False) -> Item:
+    """Returns a short chat of one or a few turns; with `many`, half of them are long runs of sums."""
     messages: list[Message] = []
-    for _ in range(d.pick((1, 1, 1, 2, 3))):
-        if d.chance(0.05):
+    drill = d.chance(0.5)
+    for _ in range(d.pick((2, 4, 8, 12)) if drill and many else d.pick((1, 1, 1, 2, 3))):
+        if drill and many:
+            turn, contains = arithmetic(d)
+        elif d.chance(0.05):
             turn, contains = [user(off_topic(d)), says(UNKNOWN)], [UNKNOWN]
         else:
             turn, contains = exchange(d)

@@ -12,13 +12,13 @@ from safetensors.torch import load_file, save_file
 from training.model import Model
 
 
-def save(out: Path, model: Model, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def save(out: Path, model: Model, optimizers: list[torch.optim.Optimizer], state: dict[str, Any]) -> None:
     """Writes weights, moments and state; the state last, so that what it says is there."""
     out.mkdir(parents=True, exist_ok=True)
     save_file({n: p.detach().cpu().contiguous() for n, p in model.named_parameters()}, out / "weights.safetensors")
     moments: dict[str, torch.Tensor] = {}
     for name, p in model.named_parameters():
-        held = optimizer.state.get(p, {})
+        held = next((o.state[p] for o in optimizers if p in o.state), {})
         for key in ("exp_avg", "exp_avg_sq"):
             if key in held:
                 moments[f"{name}/{key}"] = held[key].to("cpu", torch.bfloat16)
@@ -26,7 +26,7 @@ def save(out: Path, model: Model, optimizer: torch.optim.Optimizer, state: dict[
     (out / "state.json").write_text(json.dumps(state))
 
 
-def load(source: Path, model: Model, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def load(source: Path, model: Model, optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
     """Returns the saved state, having put weights and moments in place.
 
     Raises:
@@ -34,12 +34,12 @@ def load(source: Path, model: Model, optimizer: torch.optim.Optimizer) -> dict[s
     """
     state: dict[str, Any] = json.loads((source / "state.json").read_text())
     weights, moments = load_file(source / "weights.safetensors"), load_file(source / "moments.safetensors")
+    mine = {p: o for o in optimizers for group in o.param_groups for p in group["params"]}
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.copy_(weights[name])
-            # fused AdamW keeps its step beside the weights
-            step = torch.tensor(float(state["step"]), device=p.device)
-            optimizer.state[p] = {"step": step} | {
-                k: moments[f"{name}/{k}"].to(p.device, torch.float32) for k in ("exp_avg", "exp_avg_sq")
-            }
+            held = {k: moments[f"{name}/{k}"].to(p.device, torch.float32) for k in ("exp_avg", "exp_avg_sq") if f"{name}/{k}" in moments}
+            if "exp_avg_sq" in held:  # AdamW counts its steps
+                held["step"] = torch.tensor(float(state["step"]))
+            mine[p].state[p] = held
     return state

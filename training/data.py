@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing as mp
 import os
 import queue
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,26 +29,31 @@ def draw_item(d: Draw, seen: float) -> Item:
     """Returns a training item, as hard as fits `seen` tokens of training."""
     longest, most_tools, most_params = next(s[1:] for s in STAGES if seen < s[0])
     kind = d.random()
-    if kind < 0.42:
-        return tools.tool_item(d, most_tools, most_params)
     if kind < 0.46:
+        return tools.tool_item(d, most_tools, most_params, d.pick((1, 1, 2, 3, 4)))
+    if kind < 0.49:
         return tools.result_item(d, min(most_tools, 4), 3)
-    if kind < 0.68:
+    if kind < 0.66:
         size = d.random()
         count = d.randint(1, 4) if size < 0.5 else d.randint(5, 12) if size < 0.8 else d.randint(13, 40)
         return needles.list_item(d, count, d.pick((1, 2, 4)))
-    if kind < 0.86:
+    if kind < 0.8:
         low, high = np.log(60), np.log(longest)
         chars = int(np.exp(d.uniform(low, high)) * needles.CHARS_PER_TOKEN)
-        if d.chance(0.25):  # the log-uniform draw alone would see too few of the longest
+        if d.chance(0.15):  # the log-uniform draw alone would see too few of the longest
             chars = int(d.uniform(0.3, 1.0) * longest * needles.CHARS_PER_TOKEN)
-        return needles.text_item(d, chars, d.pick((1, 2, 4)) if chars < 1500 else d.pick((4, 8, 12)))
-    return chat.chat_item(d)
+        return needles.text_item(d, chars, d.pick((1, 2, 4)) if chars < 1500 else d.pick((2, 4, 8, 12)))
+    return chat.chat_item(d, many=True)
+
+
+def pieces_of(tokenizer: Tokenizer) -> list[str]:
+    """Returns the entries of the vocabulary that are plain letters, lower-case or capitalised, in a fixed order."""
+    return sorted(p for p in tokenizer.get_vocab() if re.fullmatch("[A-Z]?[a-z]+", p))
 
 
 def make_shard(tokenizer: Tokenizer, seed: int, index: int, context: int) -> Shard:
     """Returns shard `index` of the stream: the same for the same seed, whoever makes it."""
-    d = Draw(f"{seed}/{index}", "train")
+    d = Draw(f"{seed}/{index}", "train", pieces_of(tokenizer))
     seen, shard, size = index * SHARD_TOKENS, [], 0
     while size < SHARD_TOKENS:
         made = encode(tokenizer, [draw_item(d, seen) for _ in range(64)])

@@ -23,6 +23,7 @@ _POLITE = ("{}", "{}", "{}", "{}", "please {}", "hi, {}", "hey, {}", "{}, please
 class Domain:
     """An everyday tool with its chosen names: `forms` say how values are drawn, `templates` how people ask."""
 
+    entry: str
     spec: Spec
     forms: list[str]
     templates: list[str]
@@ -116,7 +117,7 @@ def _split(text: str) -> list[str]:
 def spec(d: Draw) -> Domain:
     """Returns an everyday tool with a name of this split."""
     while True:
-        verbs, nouns, about, params, templates = d.pick(_parsed())
+        verbs, nouns, purpose, params, templates = d.pick(_parsed())
         verb, noun = d.pick(verbs), d.pick(nouns)
         parts = [verb, *noun.split("_")]
         if d.chance(0.12):
@@ -127,7 +128,7 @@ def spec(d: Draw) -> Domain:
         if d.mine(name):
             break
     described = d.chance(0.85)
-    text = about + d.pick(("", "", ".", ".", " for the user.", " by name.")) if described else None
+    text = purpose + d.pick(("", "", ".", ".", " for the user.", " by name.")) if described else None
     out: list[Param] = []
     forms: list[str] = []
     taken: set[str] = set()
@@ -144,13 +145,12 @@ def spec(d: Draw) -> Domain:
         kind = "enum" if options else _FORMS.get(head, head)
         out.append(Param(chosen, cue, kind, note, need == "!", options))
         forms.append(form)
-    return Domain(Spec(name, f"{verb} {noun.replace('_', ' ')}", out, text), forms, templates)
+    return Domain(purpose, Spec(name, f"{verb} {noun.replace('_', ' ')}", out, text), forms, templates)
 
 
-def alike(tool: Tool, name: str) -> bool:
-    """Returns whether an offered tool could pass for the tool `name`: they share a word that says what it is about."""
-    def split(text: str) -> set[str]:
-        return {w.lower() for w in re.findall(r"[A-Z]?[a-z]+", text)}
+_COMMON = set("get the a an for set find check send create add show my to of in on use this by name tool with given user can".split())
 
-    about = split(tool["function"]["name"]) | split(tool["function"].get("description") or "")
-    return bool((about & split(name)) - {"get", "the", "a", "for", "set", "find", "check", "send", "create", "add", "show", "my"})
+
+def about(name: str, description: str | None) -> set[str]:
+    """Returns the words that say what a tool is for."""
+    return {w.lower() for w in re.findall(r"[A-Z]?[a-z]+", f"{name} {description or ''}")} - _COMMON

@@ -12,12 +12,16 @@ from training import words
 T = TypeVar("T")
 Split = Literal["train", "heldout"]
 
-HELDOUT_OF_16 = 2
+HELDOUT_OF_16 = 3
 """Sixteenths of all words and values that only the held-out split may use. Choice."""
 
 _ONSETS = "b bl br c ch cl cr d dr f fl fr g gl gr h j k kl kr l m n p pl pr qu r s sc sh sk sl sp st t th tr v w z".split()
 _VOWELS = "a e i o u a e i o u ai ea ee ia io oa oo ou y".split()
 _CODAS = [*[""] * 14, *"b d f g k l l m n n nd ng nk nt p r r rk rn s sh st t t th x".split()]
+_ACCENTS = "àáâãäåæçèéêëìíîïðñòóôõöøùúûüýþÿœšžłńśćźżğışčřěůőű" + "αβγδεζηθικλμνξοπρστυφχψω" + "абвгдежзиклмнопрстуфхцчшыэюя" + "中文日本東京"
+_SMALL = """the of and to a an in is it for on with was that by as at from be are this which were has have had its not
+but or their you your me my we they he she his her if what please will can do does i so no all about into before some
+after now here there need late buy ask tomorrow today hello thanks see when where how why who too very""".split()
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _FIXED_CASE = frozenset(w.lower() for w in words.NOUNS + words.VERBS)
 
@@ -30,9 +34,11 @@ def split_of(text: str) -> Split:
 class Draw(random.Random):
     """A seeded source of words, names and values of one split."""
 
-    def __init__(self, seed: int | str, split: Split) -> None:
+    def __init__(self, seed: int | str, split: Split, pieces: Sequence[str] = ()) -> None:
+        """`pieces` are letters of the tokenizer's entries: training words made of them leave no entry unlearned."""
         super().__init__(f"{seed}/{split}")
         self.split: Split = split
+        self.pieces = list(pieces)
         self._mine: dict[int, list[str]] = {}
 
     def chance(self, p: float) -> bool:
@@ -59,7 +65,13 @@ class Draw(random.Random):
         """Returns an invented lower-case word of this split."""
         while True:
             n = syllables or self.pick((1, 2, 2, 2, 3))
-            word = "".join(self.pick(_ONSETS) + self.pick(_VOWELS) + self.pick(_CODAS) for _ in range(n))
+            if self.pieces and not syllables and self.random() < 0.3:
+                word = "".join(self.pick(self.pieces) for _ in range(self.pick((1, 2, 2, 3))))
+            else:
+                word = "".join(self.pick(_ONSETS) + self.pick(_VOWELS) + self.pick(_CODAS) for _ in range(n))
+            if not syllables and self.random() < 0.03:
+                at = self.randrange(len(word))
+                word = word[:at] + self.pick(_ACCENTS) + word[at + 1 :]
             if len(word) > 2 and self.mine(word):
                 return word
 
@@ -149,7 +161,19 @@ class Draw(random.Random):
 
     def phrase(self, low: int = 2, high: int = 4) -> str:
         """Returns a few plain words, as a title or a note would hold."""
+        if self.chance(0.4):
+            return self._natural(low + high)
         parts = [self.word(words.NOUNS, 0.2) if self.chance(0.6) else self.word(words.ADJECTIVES, 0.2) for _ in range(self.randint(low, high))]
         text = " ".join(parts)
         style = self.random()
         return text if style < 0.5 else text.capitalize() if style < 0.75 else " ".join(p.capitalize() for p in parts)
+
+    def _natural(self, most: int) -> str:
+        parts: list[str] = []
+        for _ in range(self.randint(2, max(2, most))):
+            parts.append(self.pick(_SMALL) if self.chance(0.45) else self.word(words.NOUNS, 0.3))
+            if self.chance(0.08):
+                n = str(self.randint(1, 99))
+                parts[-1] = self.pick(("({})", "{}%", "${}", "#{}", "{}:", "{};", "{},", "{} &", "{} +", "{}/{}", "[{}]", "<{}>", "{}*", "~{}", "{} - {}", "£{}", "{}°")).replace("{}", n if self.chance(0.3) else parts[-1])
+        text = " ".join(parts) + self.pick(("", "", "", ".", "?", "!", "..."))
+        return text[0].upper() + text[1:] if self.chance(0.6) else text

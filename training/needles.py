@@ -129,12 +129,13 @@ def _framed(d: Draw, body: str, chosen: list[list[Fact]]) -> list[Message]:
         intro = d.pick(("", "", "", "Read the following text.\n\n", "Here is a document:\n", "Text: ", "Remember these facts.\n",
                         "Context:\n", "Some special magic numbers are hidden within the following text. Memorize them.\n"))  # fmt: skip
         messages = [user(f"{intro}{body}{sep}{first}")]
-    elif style < 0.7:
+    elif style < 0.63:
         messages = [user(f"{first}\n\n{body}")]
-    elif style < 0.8:
+    elif style < 0.76:
         messages = [{"role": "system", "content": body}, user(first)]
     elif style < 0.92:
-        messages = [user(body), says("OK."), user(first)]
+        wait = d.pick(("Say OK when you have read this.", "Reply with OK.", "Remember this. Say OK.", "Just say OK for now."))
+        messages = [user(f"{body}\n\n{wait}" if d.chance(0.6) else f"{wait}\n\n{body}"), says("OK."), user(first)]
     else:
         messages = [user(f"{body}\n\n{first} Answer with the value.")]
     if messages[0]["role"] != "system" and d.chance(0.4):

@@ -22,6 +22,7 @@ class Param:
     description: str | None = None
     required: bool = True
     options: list[str] = field(default_factory=list)
+    opaque: bool = False
 
     def schema(self) -> dict[str, Any]:
         """Returns its JSON schema."""
@@ -101,7 +102,7 @@ def join_name(parts: list[str], style: int) -> str:
 
 
 def param(d: Draw, style: int, taken: set[str]) -> Param:
-    """Returns an invented parameter whose name is not in `taken`."""
+    """Returns an invented parameter; neither its name nor what people call it is in `taken`."""
     while True:
         first = d.word(words.PARAMS, 0.3)
         parts = first.split("_")
@@ -109,9 +110,9 @@ def param(d: Draw, style: int, taken: set[str]) -> Param:
             parts = [d.word(words.NOUNS, 0.3), *parts]
         cue = " ".join(parts)
         name = join_name(parts, style if style < 8 else 0)
-        if name not in taken:
+        if cue not in taken:
             break
-    taken.add(name)
+    taken |= {name, cue}
     kind = d.pick(("str", "str", "ident", "phrase", "city", "person", "date", "time", "email", "int", "int", "int",
                    "float", "float", "bool", "bool", "enum", "enum", "enum", "list"))  # fmt: skip
     if kind == "list" and d.chance(0.4):
@@ -144,7 +145,7 @@ def param(d: Draw, style: int, taken: set[str]) -> Param:
         description = d.pick((f"Whether {cue} is on", f"Enable {cue}", f"The {cue} flag", f"True for {cue}"))
     if description and kind == "enum" and d.chance(0.3):
         description += " (" + ", ".join(options) + ")"
-    return Param(name, cue, kind, description, d.chance(0.65), options)
+    return Param(name, cue, kind, description, d.chance(0.65), options, opaque)
 
 
 def spec(d: Draw, most_params: int, near: Spec | None = None) -> Spec:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from training import chat, domains, words
 from training.draw import Draw
-from training.item import SYSTEM_PROMPTS, Item, Message, Tool, calls, says, user
+from training.item import SYSTEM_PROMPTS, Item, Message, calls, says, user
 from training.schemas import NUMBER_WORDS, Param, Spec, spec
 
 NO_TOOL = "I have no tool for that."
+_JOINS = (" and ", " and also ", ", then ", ". Also ", ". Then ", " and then ", ". And ", "; ", ", and ", "\n", ". After that ")
+
+Offered = Spec | domains.Domain
 
 
 def plain(d: Draw, p: Param, value: Any) -> str:
@@ -30,7 +34,7 @@ def plain(d: Draw, p: Param, value: Any) -> str:
 
 def mention(d: Draw, p: Param, value: Any) -> str:
     """Returns a few words that give `value` to `p`."""
-    c = p.name if d.chance(0.15) else p.cue
+    c = p.name if d.chance(0.15) and not p.opaque else p.cue
     if isinstance(value, bool) and d.chance(0.75):
         if value:
             return d.pick((f"with {c}", f"{c} on", f"{c} enabled", f"enable {c}", f"{c} turned on", f"make it {c}"))
@@ -108,96 +112,131 @@ def framed(d: Draw, messages: list[Message]) -> list[Message]:
     return [{"role": "system", "content": d.pick(SYSTEM_PROMPTS)}, *messages] if d.chance(0.5) else messages
 
 
-def offer(d: Draw, wanted: list[Tool], count: int, most_params: int, near: list[Spec]) -> list[Tool]:
-    """Returns `wanted` among others, `count` in all where that is more, in random order, every name once."""
-    out = list(wanted)
-    names = {t["function"]["name"].lower() for t in out}
-    while len(out) < count:
-        if d.chance(0.25):
-            other = domains.spec(d).tool(d)
+def subject(s: Offered) -> tuple[str, str]:
+    """Returns what a tool is about: two tools on offer never share it, or no request could tell them apart."""
+    if isinstance(s, domains.Domain):
+        return s.entry, ""
+    words_of = s.action.split()
+    return words_of[0], words_of[-1]
+
+
+def offered(d: Draw, count: int, most_params: int) -> list[Offered]:
+    """Returns `count` tools, invented and everyday ones, some of them near to another."""
+    out: list[Offered] = []
+    names: set[str] = set()
+    subjects: set[tuple[str, str]] = set()
+    everyday = d.pick((0.0, 0.15, 0.4, 0.7, 1.0))
+    for _ in range(8 * count):  # a held-out split can run out of names: then there are fewer tools
+        if len(out) == count:
+            break
+        made: Offered
+        if d.chance(everyday):
+            made = domains.spec(d)
         else:
-            other = spec(d, most_params, d.pick(near) if near and d.chance(0.3) else None).tool(d)
-        if other["function"]["name"].lower() not in names:
-            names.add(other["function"]["name"].lower())
-            out.append(other)
-    d.shuffle(out)
+            near = [s for s in out if isinstance(s, Spec)]
+            made = spec(d, most_params, d.pick(near) if near and d.chance(0.3) else None)
+        name = re.sub(r"[^a-z0-9]", "", name_of(made).lower())
+        if name not in names and subject(made) not in subjects:
+            names.add(name)
+            subjects.add(subject(made))
+            out.append(made)
     return out
 
 
-def one(d: Draw, most_tools: int, most_params: int) -> tuple[str, list[dict[str, Any]], list[Tool], list[Spec]]:
-    """Returns a request for one or more calls, the calls, the tools they need, and the invented ones among these."""
-    number = 1 if d.chance(0.78) or most_tools < 2 else 2 if d.chance(0.85) else 3
-    texts, wanted, tools, near = [], [], [], []
-    same = d.chance(0.4)
-    everyday = d.chance(0.4)
-    s: Spec | domains.Domain | None = None
-    for _ in range(number):
-        if s is None or not same:
-            s = domains.spec(d) if everyday else spec(d, most_params)
-            tools.append(s.tool(d))
-        if isinstance(s, Spec):
-            near.append(s)
-            text, call = demand(d, s)
+def name_of(s: Offered) -> str:
+    """Returns the name of the tool."""
+    return s.spec.name if isinstance(s, domains.Domain) else s.name
+
+
+def asked(d: Draw, s: Offered) -> tuple[str, dict[str, Any]]:
+    """Returns a request for `s` in words, and the call that answers it."""
+    return s.demand(d) if isinstance(s, domains.Domain) else demand(d, s)
+
+
+def several(d: Draw, specs: list[Offered], number: int) -> tuple[str, list[dict[str, Any]]]:
+    """Returns one request for `number` calls of `specs`, and the calls; one tool twice, or different ones.
+
+    Fewer calls where the tools leave no room for different ones, such as one tool without parameters.
+    """
+    for _ in range(6):
+        same = len(specs) < number or d.chance(0.4)
+        chosen = [d.pick(specs)] * number if same else d.sample(specs, number)
+        first = chosen[0]
+        if same and isinstance(first, domains.Domain) and d.chance(0.5):
+            text, wanted = first.demand_many(d, number)
         else:
-            text, call = s.demand(d)
-        texts.append(text)
-        wanted.append(call)
-    if number > 1 and same and isinstance(s, domains.Domain) and d.chance(0.5):
-        text, wanted = s.demand_many(d, number)
-        texts = [text]
-    joined = texts[0]
-    for text in texts[1:]:
-        joined += d.pick((" and ", " and also ", ", then ", ". Also ", ". Then ", " and then ", ". And ", "; ", ", and ", "\n", ". After that ")) + text
-    unique = {json.dumps(c, sort_keys=True) for c in wanted}
-    names = {t["function"]["name"].lower() for t in tools}
-    if len(unique) != number or len(names) != len(tools):
-        return one(d, most_tools, most_params)
-    return sentence(d, joined), wanted, tools, near
+            made = [asked(d, s) for s in chosen]
+            wanted = [call for _, call in made]
+            text = made[0][0]
+            for more, _ in made[1:]:
+                text += d.pick(_JOINS) + more
+        if len({json.dumps(c, sort_keys=True) for c in wanted}) == number:
+            return text, wanted
+    text, call = asked(d, d.pick(specs))
+    return text, [call]
 
 
-def tool_item(d: Draw, most_tools: int = 6, most_params: int = 5) -> Item:
-    """Returns an item with tools on offer; kinds `tool_one`, `tool_parallel` and `tool_none`."""
-    count = d.randint(1, most_tools)
-    if d.chance(0.17):
-        return no_call_item(d, count, most_params)
-    text, wanted, tools, near = one(d, most_tools, most_params)
-    tools = offer(d, tools, count, most_params, near)
-    history: list[Message] = []
-    if d.chance(0.08):
-        history = chat.exchange(d)[0]
-    messages = framed(d, [*history, user(text), calls(wanted)])
-    return Item("tool_one" if len(wanted) == 1 else "tool_parallel", messages, {"tool_calls": wanted}, tools)
-
-
-def no_call_item(d: Draw, count: int, most_params: int) -> Item:
-    """Returns an item whose tools do not fit: a refusal, or the plain answer to a plain question."""
-    if d.chance(0.45):
-        turn, contains = chat.exchange(d)
-        tools = offer(d, [], count, most_params, [])
-        return Item("tool_none", framed(d, turn), {"tool_calls": [], "contains": contains}, tools)
-    text, wanted, _, near = one(d, 1, most_params)
+def missing(d: Draw, specs: list[Offered], most_params: int) -> str:
+    """Returns a request that none of `specs` can serve."""
     if d.chance(0.25):
-        text = chat.off_topic(d)
-        near = []
-    missing = {c["name"].lower() for c in wanted}
-    tools = [t for t in offer(d, [], count + 1, most_params, []) if t["function"]["name"].lower() not in missing]
-    tools = [t for t in tools if not domains.alike(t, wanted[0]["name"])][:count]
-    if not tools:
-        return no_call_item(d, count, most_params)
-    return Item("tool_none", framed(d, [user(text), says(NO_TOOL)]), {"tool_calls": []}, tools)
+        return chat.off_topic(d)
+    about = set().union(*(domains.about(name_of(s), s.spec.description if isinstance(s, domains.Domain) else s.description) for s in specs))
+    for _ in range(20):
+        other = offered(d, 1, most_params)[0]
+        action = other.action if isinstance(other, Spec) else other.entry
+        if not about & domains.about(f"{name_of(other)} {action}", None):
+            return asked(d, other)[0]
+    return chat.off_topic(d)
+
+
+def turn(d: Draw, specs: list[Offered], most_params: int) -> tuple[str, list[Message], dict[str, Any]]:
+    """Returns kind, messages and expectation of one question to an assistant that has `specs`."""
+    share = d.random()
+    if share < 0.08:
+        messages, contains = chat.exchange(d)
+        return "tool_none", messages, {"tool_calls": [], "contains": contains}
+    if share < 0.2:
+        return "tool_none", [user(sentence(d, missing(d, specs, most_params))), says(NO_TOOL)], {"tool_calls": []}
+    if share < 0.8:
+        text, call = asked(d, d.pick(specs))
+        return "tool_one", [user(sentence(d, text)), calls([call])], {"tool_calls": [call]}
+    text, wanted = several(d, specs, 2 if d.chance(0.85) else 3)
+    kind = "tool_parallel" if len(wanted) > 1 else "tool_one"
+    return kind, [user(sentence(d, text)), calls(wanted)], {"tool_calls": wanted}
+
+
+def result(d: Draw, number: int) -> tuple[list[Message], list[str]]:
+    """Returns the results of `number` calls with the assistant's words on them, and what these must contain."""
+    messages: list[Message] = []
+    answers, shown = [], []
+    for i in range(number):
+        key = d.word(words.PARAMS, 0.4)
+        value: Any = d.pick((d.integer(), d.decimal(), d.ident(), d.word(words.NOUNS, 0.5), d.city()))
+        payload = {"status": "ok", key: value} if d.chance(0.3) else {key: value}
+        content = json.dumps(payload) if d.chance(0.8) else f"{key}: {value}"
+        messages.append({"role": "tool", "tool_call_id": f"call_{i}", "content": content})
+        answers.append(f"The {key.replace('_', ' ')} is {value}.")
+        shown.append(str(value))
+    return [*messages, says(" ".join(answers))], shown
+
+
+def tool_item(d: Draw, most_tools: int = 6, most_params: int = 5, turns: int = 1) -> Item:
+    """Returns an item with tools on offer; kinds `tool_one`, `tool_parallel` and `tool_none`, after its last turn."""
+    specs = offered(d, d.randint(1, most_tools), most_params)
+    messages: list[Message] = []
+    for i in range(turns):
+        kind, more, expected = turn(d, specs, most_params)
+        messages += more
+        if i < turns - 1 and "tool_calls" in more[-1] and d.chance(0.3):
+            messages += result(d, len(more[-1]["tool_calls"]))[0]
+    return Item(kind, framed(d, messages), expected, [s.tool(d) for s in specs])
 
 
 def result_item(d: Draw, most_tools: int = 4, most_params: int = 3) -> Item:
-    """Returns an item whose last question was answered by a tool: the result has to be told."""
-    text, wanted, tools, near = one(d, 1, most_params)
-    tools = offer(d, tools, d.randint(1, most_tools), most_params, near)
-    key = d.word(words.PARAMS, 0.4)
-    value = d.pick((d.integer(), d.decimal(), d.ident(), d.word(words.NOUNS, 0.5)))
-    shown = str(value)
-    payload: Any = {key: value}
-    if d.chance(0.3):
-        payload = {"status": "ok", key: value}
-    content = json.dumps(payload) if d.chance(0.8) else f"{key}: {shown}"
-    messages = [user(text), calls(wanted), {"role": "tool", "tool_call_id": "call_0", "content": content}]
-    answer = f"The {key.replace('_', ' ')} is {shown}."
-    return Item("tool_result", framed(d, [*messages, says(answer)]), {"tool_calls": [], "contains": [shown]}, tools)
+    """Returns an item whose last question was answered by tools: the results have to be told; kind `tool_result`."""
+    specs = offered(d, d.randint(1, most_tools), most_params)
+    number = 1 if d.chance(0.85) else 2
+    text, wanted = several(d, specs, number)
+    told, shown = result(d, len(wanted))
+    messages = [user(sentence(d, text)), calls(wanted), *told]
+    return Item("tool_result", framed(d, messages), {"tool_calls": [], "contains": shown}, [s.tool(d) for s in specs])

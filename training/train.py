@@ -28,14 +28,15 @@ from tokenizers import Tokenizer
 from training import checkpoint, tokenizer
 from training.data import SHARD_TOKENS, batches, shards
 from training.model import Model, Shape, export
+from training.muon import Muon
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 def rate(step: int, seen: float, t: dict[str, Any]) -> float:
-    """Returns the learning rate: warm-up, a long plateau, and a linear fall to zero at the end."""
+    """Returns the factor on the learning rates: warm-up, a long plateau, and a linear fall to zero at the end."""
     left = max(0.0, 1.0 - seen / t["tokens"])
-    return float(t["learning_rate"]) * min(1.0, (step + 1) / t["warmup_steps"], left / t["decay_share"])
+    return float(min(1.0, (step + 1) / t["warmup_steps"], left / t["decay_share"]))
 
 
 def stream(path: Path, conf: dict[str, Any], start: int, workers: int, pinned: bool) -> Iterator[tuple[int, list[Batch], int]]:
@@ -63,7 +64,7 @@ def stream(path: Path, conf: dict[str, Any], start: int, workers: int, pinned: b
         yield ahead.get(timeout=300)
 
 
-def update(model: Any, optimizer: torch.optim.Optimizer, group: list[Batch], device: str, clip: float) -> tuple[torch.Tensor, torch.Tensor]:
+def update(model: Model, optimizers: list[torch.optim.Optimizer], group: list[Batch], device: str, clip: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns (mean loss, mean loss of the answers) after one update."""
     total = sum(float(w[:, 1:].sum()) for _, w in group)
     loss_sum = torch.zeros((), device=device)
@@ -79,8 +80,9 @@ def update(model: Any, optimizer: torch.optim.Optimizer, group: list[Batch], dev
         said = weights == 1.0
         answer += torch.stack(((each.detach() * said).sum(), said.sum()))
     torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
     return loss_sum, answer[0] / answer[1]
 
 
@@ -97,26 +99,30 @@ def run(conf: dict[str, Any], out: Path, resume: bool, seconds: float) -> None:
     words = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
     eos, pad = words.token_to_id("<|im_end|>"), words.token_to_id("<|endoftext|>")
     model = Model(Shape(vocab_size=conf["vocabulary"], **conf["model"])).to(device)
-    big = [p for p in model.parameters() if p.dim() == 2]
-    small = [p for p in model.parameters() if p.dim() != 2]
-    groups = [{"params": big, "weight_decay": t["weight_decay"]}, {"params": small, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, t["beta2"]), eps=1e-9, fused=device == "cuda")
+    matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if p.dim() != 2 or "embed" in n]
+    optimizers: list[torch.optim.Optimizer] = [
+        Muon(matrices, lr=t["matrix_rate"], weight_decay=t["weight_decay"]),
+        torch.optim.AdamW(others, lr=t["learning_rate"], betas=(0.9, t["beta2"]), eps=1e-9, weight_decay=0.0),
+    ]
     state: dict[str, Any] = {"step": 0, "tokens": 0, "shard": 0}
     if resume:
-        state = checkpoint.load(out / "checkpoint", model, optimizer)
+        state = checkpoint.load(out / "checkpoint", model, optimizers)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters on {device}, from {state}", flush=True)
-    forward = torch.compile(model, dynamic=True) if t["compile"] else model
+    if t["compile"]:  # layer by layer: all of them share one compiled graph, which the whole model would hold six times
+        for layer in model.layers:
+            layer.compile(dynamic=True)
     workers = max(1, (os.cpu_count() or 2) - 1) if device == "cuda" else 0
     log = out / "loss.csv"
     if not resume or not log.exists():
-        log.write_text("step,tokens,loss,answer_loss,learning_rate\n")
+        log.write_text("step,tokens,loss,answer_loss,rate_factor\n")
     saved = shown = time.monotonic()
     shown_tokens = state["tokens"]
     for shard, group, count in stream(model_dir / "tokenizer.json", conf, state["shard"], workers, device == "cuda"):
         now = rate(state["step"], state["tokens"], t)
-        for g in optimizer.param_groups:
-            g["lr"] = now
-        loss, answer = update(forward, optimizer, group, device, t["clip"])
+        optimizers[0].param_groups[0]["lr"] = now * t["matrix_rate"]
+        optimizers[1].param_groups[0]["lr"] = now * t["learning_rate"]
+        loss, answer = update(model, optimizers, group, device, t["clip"])
         state = {"step": state["step"] + 1, "tokens": state["tokens"] + count, "shard": shard}
         if state["step"] % 50 == 0 or device == "cpu" and state["step"] % 5 == 0:
             with log.open("a") as f:
@@ -125,10 +131,10 @@ def run(conf: dict[str, Any], out: Path, resume: bool, seconds: float) -> None:
                 speed = (state["tokens"] - shown_tokens) / (time.monotonic() - shown)
                 shown, shown_tokens = time.monotonic(), state["tokens"]
                 print(f"step {state['step']} tokens {state['tokens'] / 1e6:.1f}M loss {loss.item():.4f} answers {answer.item():.4f} "
-                      f"rate {now:.5f} {speed:,.0f} tokens/s {shown - began:.0f} s", flush=True)  # fmt: skip
+                      f"rate {now:.3f} {speed:,.0f} tokens/s {shown - began:.0f} s", flush=True)  # fmt: skip
         over = state["tokens"] >= t["tokens"] or time.monotonic() - began > seconds
         if over or time.monotonic() - saved > 120:
-            checkpoint.save(out / "checkpoint", model, optimizer, state)
+            checkpoint.save(out / "checkpoint", model, optimizers, state)
             export(model, model_dir, eos, pad)
             saved = time.monotonic()
         if over:
