@@ -189,6 +189,15 @@ async def test_a_body_past_the_bound(reply: tuple[bytes, ...]) -> None:
 
 
 @pytest.mark.asyncio
+async def test_refused_bodies_give_their_connection_back() -> None:
+    said = b"HTTP/1.1 200 OK\r\ncontent-length: 5000\r\n\r\n"
+    async with raw_server(saying(said)) as url, client(url, max_reply_bytes=1000, max_connections=1) as backend:
+        for _ in range(3):
+            with pytest.raises(BackendProtocolError, match="larger"):
+                await backend.get("/", 2.0)
+
+
+@pytest.mark.asyncio
 async def test_a_body_at_the_bound_is_whole() -> None:
     said = b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n" + b"x" * 1000
     async with raw_server(saying(said)) as url, client(url, max_reply_bytes=1000) as backend:
