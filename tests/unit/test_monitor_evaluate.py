@@ -175,8 +175,8 @@ def test_bodies_are_kept_for_mismatches_within_their_bound_and_redacted() -> Non
 class Quoting:
     """A scorer that says more than it should."""
 
-    family = "quoting"
-    specs = (ScoreSpec("quoted", "ratio", True, "for this test"),)
+    family: str = "quoting"
+    specs: tuple[ScoreSpec, ...] = (ScoreSpec("quoted", "ratio", True, "for this test"),)
 
     def __call__(self, pair: Pair) -> tuple[Scored, ...]:
         return (Score("quoted", 1.0, {"said": pair.left.choices[0].tool_calls[0].arguments, "rung": "names"}),)
