@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import time
 from typing import Protocol, cast
 from urllib.parse import urlsplit
 
@@ -27,7 +26,8 @@ class Taker(Protocol):
 
     def reply_head(self, reply: ReplyHead) -> None: ...
     def reply_body(self, data: bytes) -> None: ...
-    def reply_end(self) -> None: ...
+    def reply_flush(self) -> None: ...
+    def reply_end(self, data: bytes) -> None: ...
     def candidate_failed(self, refusal: Refusal) -> None: ...
     def pause_upload(self) -> None: ...
     def resume_upload(self) -> None: ...
@@ -62,8 +62,8 @@ class CandidateConnection(asyncio.Protocol):
         self.on_body = self._parts.append
         self.idle_since_s = 0.0
 
-    def begin(self, taker: Taker, head: bytes, *, to_head_request: bool, to_http11: bool) -> None:
-        """Sends a request head; its reply goes to `taker`."""
+    def begin(self, taker: Taker, *, to_head_request: bool, to_http11: bool) -> None:
+        """A request is about to be written to `transport`; its reply goes to `taker`."""
         self._taker = taker
         self._to_head_request = to_head_request
         self._to_http11 = to_http11
@@ -71,7 +71,6 @@ class CandidateConnection(asyncio.Protocol):
         self._buffer = b""
         self._complete = False
         self._parser = HttpResponseParser(self)
-        self.transport.write(head)
 
     def pause_reading(self) -> None:
         if not self._reading_paused and not self.transport.is_closing():
@@ -83,13 +82,13 @@ class CandidateConnection(asyncio.Protocol):
             self._reading_paused = False
             self.transport.resume_reading()
 
-    def release(self, *, reuse: bool) -> None:
+    def release(self, now_s: float, *, reuse: bool) -> None:
         """The taker is through with it: back to the pool, or closed at once."""
         self._taker = None
         if reuse and self._reusable and self._complete and self.transport.get_write_buffer_size() == 0:
             self.resume_reading()
             self._state = _IDLE
-            self._pool.put(self)
+            self._pool.put(self, now_s)
         else:
             self.transport.abort()
 
@@ -151,7 +150,7 @@ class CandidateConnection(asyncio.Protocol):
         seen = len(self._buffer)
         data = self._buffer + data
         while True:
-            end = data.find(b"\r\n\r\n", max(seen - 3, 0))
+            end = data.find(b"\r\n\r\n", seen - 3 if seen > 3 else 0)
             stop = len(data) if end < 0 else end + 4
             if stop > MAX_REPLY_HEAD_BYTES or not self._accepts(data[seen:stop]):
                 taker.candidate_failed(Refusal.BAD_REPLY)
@@ -191,19 +190,23 @@ class CandidateConnection(asyncio.Protocol):
         if reply.framing == NO_BODY or (reply.framing == LENGTH and not reply.length):
             self._complete = True
             self._reusable = reply.reusable and not rest
-            taker.reply_end()
-        elif rest and self._taker is not None:
+            taker.reply_end(b"")
+        elif rest:
             self.data_received(rest)
+            taker.reply_flush()
+        else:
+            taker.reply_flush()
 
     def _read_length(self, taker: Taker, data: bytes) -> None:
         if len(data) > self._left:
             data = data[: self._left]
             self._reusable = False
         self._left -= len(data)
-        taker.reply_body(data)
-        if not self._left:
+        if self._left:
+            taker.reply_body(data)
+        else:
             self._complete = True
-            taker.reply_end()
+            taker.reply_end(data)
 
     def _read_chunked(self, taker: Taker, data: bytes) -> None:
         broken = False
@@ -213,13 +216,14 @@ class CandidateConnection(asyncio.Protocol):
             broken = True
             self._reusable = False
         parts = self._parts
-        if parts:
-            body = parts[0] if len(parts) == 1 else b"".join(parts)
-            parts.clear()
-            taker.reply_body(body)
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
         if self._complete:
-            taker.reply_end()
-        elif broken:
+            taker.reply_end(body)
+            return
+        if body:
+            taker.reply_body(body)
+        if broken:
             taker.candidate_failed(Refusal.BAD_REPLY)
 
     def _ended(self, exc: Exception | None) -> None:
@@ -229,7 +233,7 @@ class CandidateConnection(asyncio.Protocol):
         self._reusable = False
         if self._state == _BODY and self._framing == UNTIL_CLOSE and exc is None:
             self._complete = True
-            taker.reply_end()
+            taker.reply_end(b"")
         else:
             taker.candidate_failed(Refusal.CUT)
 
@@ -252,9 +256,9 @@ class CandidatePool:
         self._idle: list[CandidateConnection] = []
         self._closed = False
 
-    def take(self) -> CandidateConnection | None:
+    def take(self, now_s: float) -> CandidateConnection | None:
         """The most recently used idle connection that is still fresh."""
-        oldest_s = time.monotonic() - self._settings.pool_idle_timeout_s
+        oldest_s = now_s - self._settings.pool_idle_timeout_s
         while self._idle:
             connection = self._idle.pop()
             if connection.idle_since_s > oldest_s and not connection.transport.is_closing():
@@ -262,11 +266,11 @@ class CandidatePool:
             connection.transport.abort()
         return None
 
-    def put(self, connection: CandidateConnection) -> None:
+    def put(self, connection: CandidateConnection, now_s: float) -> None:
         if self._closed or connection.transport.is_closing():
             connection.transport.abort()
             return
-        connection.idle_since_s = time.monotonic()
+        connection.idle_since_s = now_s
         self._idle.append(connection)
 
     def forget(self, connection: CandidateConnection) -> None:

@@ -112,7 +112,7 @@ class ClientConnection(asyncio.Protocol):
             self._started_s = time.monotonic()
             self._deadline_s = self._started_s + self._settings.head_timeout_s
             self._parser = HttpRequestParser(_NO_CALLBACKS)
-        end = data.find(b"\r\n\r\n", max(seen - 3, 0))
+        end = data.find(b"\r\n\r\n", seen - 3 if seen > 3 else 0)
         stop = len(data) if end < 0 else end + 4
         if stop > self._settings.max_head_bytes:
             self._refuse(Refusal.LARGE_HEAD)
@@ -170,7 +170,7 @@ class ClientConnection(asyncio.Protocol):
 
     # replies and endings
 
-    def flight_ended(self, *, close: bool, linger: bool) -> None:
+    def flight_ended(self, now_s: float, *, close: bool, linger: bool) -> None:
         """The reply is whole."""
         self._flight = None
         close = close or self._worker.draining  # the head may have gone out before the drain began
@@ -179,7 +179,7 @@ class ClientConnection(asyncio.Protocol):
         elif close:
             self._close()
         else:
-            self._deadline_s = time.monotonic() + self._settings.keepalive_timeout_s
+            self._deadline_s = now_s + self._settings.keepalive_timeout_s
             if self._buffer:
                 # Not from here: thousands of pipelined requests would be as many frames deep.
                 self._phase = _FLIGHT
@@ -189,17 +189,19 @@ class ClientConnection(asyncio.Protocol):
 
     def flight_refused(self, refusal: Refusal, head: RequestHead | None, *, close: bool) -> None:
         """Answers in our own name, and goes on unless what follows could not be told from an unread body."""
+        if self.transport.is_closing():
+            return  # uvloop raises on writes from here on; connection_lost is on its way
         close = close or self._worker.draining or head is None or not (head.keep_alive and head.http11)
         head_only = head is not None and head.method == b"HEAD"
         out = refusal.reply(retry_after_s=self._settings.retry_after_s, close=close, head_only=head_only)
         self._counters.bytes_out += len(out)
         self.transport.write(out)
-        self.flight_ended(close=close, linger=True)
+        self.flight_ended(time.monotonic(), close=close, linger=True)
 
     def flight_cut(self, *, reset: bool) -> None:
         """The reply cannot be finished, and the client must see that."""
         self._flight = None
-        if reset:
+        if reset and not self.transport.is_closing():
             self._socket().setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self.transport.abort()
         self._close()
@@ -241,7 +243,7 @@ class ClientConnection(asyncio.Protocol):
             self._timed_out()
         elif self._stall_deadline_s <= now_s:
             self._stalled(now_s)
-        elif not self._reading and self._left_unseen():
+        elif not self._reading and not self.transport.is_closing() and self._left_unseen():
             self._gone()
 
     def drain(self) -> None:

@@ -29,13 +29,24 @@ class Owner(Protocol):
 
     def pace_reading(self) -> None: ...
     def hold(self, data: bytes) -> None: ...
-    def flight_ended(self, *, close: bool, linger: bool) -> None: ...
+    def flight_ended(self, now_s: float, *, close: bool, linger: bool) -> None: ...
     def flight_refused(self, refusal: Refusal, head: RequestHead, *, close: bool) -> None: ...
     def flight_cut(self, *, reset: bool) -> None: ...
 
 
 class Flight:
     """From an accepted head to the end of the reply. `over` is True once all that it held was given back."""
+
+    over = False
+    upload_paused = False
+    _candidate: CandidateConnection | None = None
+    _connecting: asyncio.Task[None] | None = None
+    _chunked: ChunkedBody | None = None
+    _unsent_bytes = _body_bytes = _status = 0
+    _rechunk = _undelimited = _close_after = False
+    _pending_head = b""
+    _first_byte_s: float | None = None
+    _first_byte_deadline_s = _body_deadline_s = inf
 
     def __init__(self, owner: Owner, worker: Worker, head: RequestHead, started_s: float) -> None:
         self._owner = owner
@@ -44,20 +55,12 @@ class Flight:
         self._counters = worker.counters
         self._head = head
         self._started_s = started_s
-        self._candidate: CandidateConnection | None = None
-        self._connecting: asyncio.Task[None] | None = None
-        self._chunked = ChunkedBody() if head.chunked else None
-        self._left = head.length
-        self._unsent: list[bytes] = []
-        self._unsent_bytes = self._body_bytes = 0
         self._write = owner.transport.write
-        self._rechunk = self._undelimited = self._close_after = False
-        self._status = 0
-        self._first_byte_s: float | None = None
-        self._first_byte_deadline_s = self._body_deadline_s = inf
+        self._unsent: list[bytes] = []
+        self._left = head.length
+        if head.chunked:
+            self._chunked = ChunkedBody()
         self._capture = worker.tee.open(head, started_s)
-        self.over = False
-        self.upload_paused = False
         self.body_whole = not head.chunked and not head.length
         worker.counters.in_flight += 1
 
@@ -67,15 +70,19 @@ class Flight:
             self._body_deadline_s = self._started_s + self._settings.body_idle_timeout_s
             if self._head.expects_continue:
                 self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        candidate = self._worker.pool.take()
-        if candidate is not None:
-            self._attach(candidate)
-        else:
-            self._connecting = asyncio.get_running_loop().create_task(self._connect())
+        # The body first: what came with the head also leaves with it, in one write.
         if self.body_whole:
             self._end_body(rest)
         elif rest:
             self.read_body(rest)
+            if self.over:
+                return
+        candidate = self._worker.pool.take(self._started_s)
+        if candidate is not None:
+            self._attach(candidate, self._started_s)
+        else:
+            self._connecting = asyncio.get_running_loop().create_task(self._connect())
+            self._bound_unsent()
 
     async def _connect(self) -> None:
         try:
@@ -85,19 +92,19 @@ class Flight:
             self.fail(error.refusal, Outcome.CANDIDATE_FAILED)
         else:
             self._connecting = None
-            self._attach(candidate)
+            self._attach(candidate, time.monotonic())
 
-    def _attach(self, candidate: CandidateConnection) -> None:
+    def _attach(self, candidate: CandidateConnection, now_s: float) -> None:
         head = self._head
         self._candidate = candidate
-        self._first_byte_deadline_s = time.monotonic() + self._settings.first_byte_timeout_s
-        candidate.begin(self, head.forward, to_head_request=head.method == b"HEAD", to_http11=head.http11)
+        self._first_byte_deadline_s = now_s + self._settings.first_byte_timeout_s
+        unsent, self._unsent = self._unsent, []
+        if self.upload_paused:
+            self.resume_upload()
+        candidate.begin(self, to_head_request=head.method == b"HEAD", to_http11=head.http11)
+        self._to_candidate(head.forward, *unsent)
         if self._owner.write_paused:  # the client has not read the reply before this one yet
             candidate.pause_reading()
-        if self._unsent:
-            unsent, self._unsent = self._unsent, []
-            self.resume_upload()
-            candidate.transport.writelines(unsent)
 
     # the body, to the candidate
 
@@ -119,7 +126,8 @@ class Flight:
         if self._body_bytes > self._settings.max_body_bytes:
             self.fail(Refusal.LARGE_BODY, Outcome.CLIENT_CLOSED)
             return
-        self._body_deadline_s = time.monotonic() + self._settings.body_idle_timeout_s
+        if not whole:
+            self._body_deadline_s = time.monotonic() + self._settings.body_idle_timeout_s
         if body:
             self._upload(body if self._chunked is None else b"%x\r\n%b\r\n" % (len(body), body))
             if self._capture is not None:
@@ -132,11 +140,18 @@ class Flight:
     def _upload(self, data: bytes) -> None:
         if self._candidate is not None:
             self._first_byte_deadline_s = time.monotonic() + self._settings.first_byte_timeout_s
-            self._candidate.transport.write(data)
+            self._to_candidate(data)
             return
         self._unsent.append(data)
         self._unsent_bytes += len(data)
-        if self._unsent_bytes > self._settings.write_buffer_bytes:
+        self._bound_unsent()
+
+    def _to_candidate(self, *parts: bytes) -> None:
+        if self._candidate is not None:
+            _write_together(self._candidate.transport, parts)
+
+    def _bound_unsent(self) -> None:
+        if self._connecting is not None and self._unsent_bytes > self._settings.write_buffer_bytes:
             self.pause_upload()
 
     def _end_body(self, rest: bytes) -> None:
@@ -183,29 +198,46 @@ class Flight:
         elif not http11:
             ending = b"\r\nConnection: keep-alive" + ending
         self._close_after = close
-        out = reply.kept + ending
-        self._counters.bytes_out += len(out)
-        self._write(out)
+        self._pending_head = reply.kept + ending
         if self._capture is not None:
             self._capture.reply_head(reply.status, reply.kept)
 
     def reply_body(self, data: bytes) -> None:
-        if not self._rechunk:
-            self._write(data)
-        elif len(data) < COPY_BELOW_BYTES:
-            self._write(b"%x\r\n%b\r\n" % (len(data), data))
+        if self._pending_head or len(data) >= COPY_BELOW_BYTES:
+            self._write_all(data, b"\r\n" if self._rechunk else b"")
         else:
-            self._owner.transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
+            try:
+                self._write(b"%x\r\n%b\r\n" % (len(data), data) if self._rechunk else data)
+            except RuntimeError:
+                pass  # uvloop's word for a transport just closed: connection_lost is on its way
         self._counters.bytes_out += len(data)
         if self._capture is not None:
             self._capture.reply(data)
 
-    def reply_end(self) -> None:
-        if self._rechunk:
-            self._write(b"0\r\n\r\n")
-        self._finish(Outcome.COMPLETE, self._status)
+    def reply_flush(self) -> None:
+        """Nothing came with the reply's head: it goes out alone."""
+        if self._pending_head:
+            self._write_all(b"", b"")
+
+    def _write_all(self, data: bytes, ending: bytes) -> None:
+        """One write of whatever waits: the head, this piece of the body, the end of its chunk or of all chunks."""
+        framed = self._rechunk and data
+        parts = (self._pending_head, b"%x\r\n" % len(data) if framed else b"", data, ending)
+        self._counters.bytes_out += len(self._pending_head)
+        self._pending_head = b""
+        _write_together(self._owner.transport, parts)
+
+    def reply_end(self, data: bytes) -> None:
+        """The reply is whole; `data` is the last of it."""
+        last = b"" if not self._rechunk else b"\r\n0\r\n\r\n" if data else b"0\r\n\r\n"
+        self._write_all(data, last)
+        if data:
+            self._counters.bytes_out += len(data)
+            if self._capture is not None:
+                self._capture.reply(data)
+        now_s = self._finish(Outcome.COMPLETE, self._status)
         unread = not self.body_whole
-        self._owner.flight_ended(close=self._close_after or unread, linger=unread)
+        self._owner.flight_ended(now_s, close=self._close_after or unread, linger=unread)
 
     def pause_reply(self) -> None:
         if self._candidate is not None:
@@ -245,8 +277,9 @@ class Flight:
         elif self._body_deadline_s <= now_s:
             self.fail(Refusal.SLOW_BODY, Outcome.CLIENT_CLOSED)
 
-    def _finish(self, outcome: Outcome, status: int) -> None:
-        """The one way out of flight; all that the request holds is given back here."""
+    def _finish(self, outcome: Outcome, status: int) -> float:
+        """The one way out of flight, and its time; all that the request holds is given back here."""
+        now_s = time.monotonic()
         self.over = True
         self.upload_paused = False
         self._counters.in_flight -= 1
@@ -255,8 +288,22 @@ class Flight:
         if self._connecting is not None:
             self._connecting.cancel()
         if self._candidate is not None:
-            self._candidate.release(reuse=outcome is Outcome.COMPLETE and self.body_whole)
+            self._candidate.release(now_s, reuse=outcome is Outcome.COMPLETE and self.body_whole)
             self._candidate = None
         if self._capture is not None:
-            self._capture.close(outcome, first_byte_s=self._first_byte_s, ended_s=time.monotonic())
+            self._capture.close(outcome, first_byte_s=self._first_byte_s, ended_s=now_s)
             self._capture = None
+        return now_s
+
+
+def _write_together(transport: asyncio.Transport, parts: tuple[bytes, ...]) -> None:
+    """One write, so one system call, for all parts."""
+    try:
+        if len(parts) == 1:
+            transport.write(parts[0])
+        elif sum(map(len, parts)) < COPY_BELOW_BYTES:
+            transport.write(b"".join(parts))
+        else:
+            transport.writelines([part for part in parts if part])
+    except RuntimeError:
+        pass  # uvloop's word for a transport just closed: connection_lost is on its way

@@ -255,13 +255,13 @@ async def test_pipelined_after_a_chunked_body_in_one_segment() -> None:
 
 
 @on_uvloop
-async def test_ten_thousand_pipelined_refusals_do_not_recurse() -> None:
+async def test_thousands_of_pipelined_refusals_do_not_recurse() -> None:
     one = b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n"
     async with upstream(silence) as up, relay(up) as proxy, client(proxy) as c:
-        await c.send(one * 10_000)
-        await until(lambda: c.received.count(b"HTTP/1.1 404") == 10_000)
+        await c.send(one * 3_000)
+        await until(lambda: c.received.count(b"HTTP/1.1 404") == 3_000)
         await c.send(one)
-        await until(lambda: c.received.count(b"HTTP/1.1 404") == 10_001)
+        await until(lambda: c.received.count(b"HTTP/1.1 404") == 3_001)
 
 
 @on_uvloop
