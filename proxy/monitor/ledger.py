@@ -16,7 +16,8 @@ from typing import Any
 
 from proxy.errors import LedgerError
 from proxy.monitor.ledger_file import WriterLock, open_writer, said_plainly
-from proxy.monitor.ledger_reader import DISPOSITIONS, KINDS, LedgerReader, deflate, last_position, read_epochs
+from proxy.monitor.ledger_reader import LedgerReader, last_position, read_epochs
+from proxy.monitor.ledger_records import DISPOSITIONS, KINDS, deflate
 from proxy.monitor.packing import Shape, Slot, pack, slots_of
 from proxy.monitor.retention import prune
 from proxy.monitor.rows import LedgerRow, ScoreRow

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,24 +16,11 @@ from typing import Any, Literal
 
 from proxy.errors import LedgerError
 from proxy.monitor.ledger_file import open_reader, said_plainly
-from proxy.monitor.packing import Shape
+from proxy.monitor.ledger_records import COLUMNS, DISPOSITIONS, JOINS, KINDS, Shapes, inflate, parse_stratum, read_row
 from proxy.monitor.rows import LedgerRow, PairBodies
-from scorers.records import Disposition, Observation, Stratum
+from scorers.records import Observation, Stratum
 
-KINDS: tuple[Literal["live", "probe"], ...] = ("live", "probe")
-DISPOSITIONS: tuple[Disposition, ...] = ("scored", "ineligible", "lost")
 MAX_PAGE = 500  # *choice*: pairs in one answer
-_MAX_INFLATED_BYTES = 64 * 1024 * 1024  # bodies are cut long before; this bounds a ledger that we did not write
-
-_COLUMNS = (
-    "e.position, e.epoch, e.id, w.name, e.sequence, e.kind, e.sampled_unix_s, e.disposition, r.name, s.name, "
-    "e.path, e.status, o.name, e.duration_s, e.first_byte_s, e.prompt_tokens, e.reference_prompt_tokens, "
-    "e.completion_tokens, e.shape, e.scores"
-)
-_JOINS = (
-    "exchanges e JOIN names w ON w.id = e.worker JOIN names o ON o.id = e.outcome "
-    "LEFT JOIN names r ON r.id = e.reason LEFT JOIN names s ON s.id = e.stratum"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +89,7 @@ class LedgerReader:
             bounds = _bounds(connection, self.path, epoch, after)
             if bounds is None:
                 return
-            shapes = _Shapes(connection)
+            shapes = Shapes(connection)
             names = _names(connection)
             strata: dict[int | None, Stratum | None] = {None: None}
             cursor = connection.execute(
@@ -132,13 +118,13 @@ class LedgerReader:
             bounds = _bounds(connection, self.path, epoch, after)
             if bounds is None:
                 return
-            shapes = _Shapes(connection)
+            shapes = Shapes(connection)
             cursor = connection.execute(
-                f"SELECT {_COLUMNS} FROM {_JOINS} WHERE e.position BETWEEN ? AND ? AND e.epoch = ? ORDER BY e.position",
+                f"SELECT {COLUMNS} FROM {JOINS} WHERE e.position BETWEEN ? AND ? AND e.epoch = ? ORDER BY e.position",
                 (*bounds, epoch),
             )
             for record in cursor:
-                yield _row(record, shapes)
+                yield read_row(record, shapes)
 
     def pairs(self, *, limit: int, before: int | None, score: str | None, mismatched: bool) -> list[LedgerRow]:
         """The latest rows that have bodies, latest first, below position `before`, at most MAX_PAGE.
@@ -157,12 +143,12 @@ class LedgerReader:
                 where = "n.name = ? AND x.position < ?" + (" AND x.mismatched" if mismatched else "")
                 arguments = (score, top)
             cursor = connection.execute(
-                f"SELECT {_COLUMNS}, b.explanations FROM {source} JOIN ({_JOINS}) ON e.position = b.position "
+                f"SELECT {COLUMNS}, b.explanations FROM {source} JOIN ({JOINS}) ON e.position = b.position "
                 f"WHERE {where} ORDER BY b.position DESC LIMIT ?",
                 (*arguments, max(1, min(limit, MAX_PAGE))),
             )
-            shapes = _Shapes(connection)
-            return [_row(record, shapes, explanations=record[-1]) for record in cursor]
+            shapes = Shapes(connection)
+            return [read_row(record, shapes, explanations=record[-1]) for record in cursor]
 
     def pair(self, id: str, kind: Literal["live", "probe"] | None = None) -> LedgerRow | None:
         """The row of this id with its bodies and explanations; None when unknown or its bodies are not kept.
@@ -172,8 +158,8 @@ class LedgerReader:
         kinds = KINDS if kind is None else (kind,)
         with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
             record = connection.execute(
-                f"SELECT {_COLUMNS}, b.explanations, b.request, b.candidate, b.reference, b.control "
-                f"FROM bodies b JOIN ({_JOINS}) ON e.position = b.position "
+                f"SELECT {COLUMNS}, b.explanations, b.request, b.candidate, b.reference, b.control "
+                f"FROM bodies b JOIN ({JOINS}) ON e.position = b.position "
                 "WHERE b.id = ? AND e.kind BETWEEN ? AND ? ORDER BY e.kind, b.position DESC LIMIT 1",
                 (id, KINDS.index(kinds[0]), KINDS.index(kinds[-1])),
             ).fetchone()
@@ -186,7 +172,7 @@ class LedgerReader:
                 inflate(reference),
                 None if control is None else inflate(control),
             )
-            return _row(record, _Shapes(connection), explanations=explanations, bodies=bodies)
+            return read_row(record, Shapes(connection), explanations=explanations, bodies=bodies)
 
     def epochs(self) -> list[Epoch]:
         """All epochs, oldest first."""
@@ -270,42 +256,6 @@ def read_epochs(connection: sqlite3.Connection) -> list[Epoch]:
     return [Epoch(number, json.loads(contract), *rest) for number, contract, *rest in found]
 
 
-def parse_stratum(text: str) -> Stratum:
-    """The stratum that `str` wrote. Raises: LedgerError."""
-    parts = text.split("/")
-    if len(parts) != 4:
-        raise LedgerError(f"the ledger is corrupt: {text!r} is no stratum")
-    return Stratum(parts[0], parts[1] == "tools", parts[2] == "stream", parts[3] == "greedy")
-
-
-def deflate(data: bytes) -> bytes:
-    """Level 1: bodies are JSON text, and four fifths of the gain cost a tenth of the time."""
-    return zlib.compress(data, 1)
-
-
-def inflate(data: bytes) -> bytes:
-    """Raises: LedgerError on what `deflate` did not write."""
-    try:
-        return zlib.decompressobj().decompress(data, _MAX_INFLATED_BYTES)
-    except zlib.error as error:
-        raise LedgerError(f"the ledger is corrupt: a body cannot be read ({error})") from error
-
-
-class _Shapes(dict[int, Shape]):
-    """Shapes by id, read when first needed."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        super().__init__()
-        self._connection = connection
-
-    def __missing__(self, id: int) -> Shape:
-        found = self._connection.execute("SELECT slots FROM shapes WHERE id = ?", (id,)).fetchone()
-        if found is None:
-            raise LedgerError(f"the ledger is corrupt: score layout {id} is missing")
-        shape = self[id] = Shape.from_text(found[0])
-        return shape
-
-
 def _names(connection: sqlite3.Connection) -> dict[int, str]:
     return dict(connection.execute("SELECT id, name FROM names").fetchall())
 
@@ -323,35 +273,3 @@ def _bounds(connection: sqlite3.Connection, path: Path, epoch: int, after: int) 
             "fold from its checkpoint, or raise ledger.retention_days for the next time"
         )
     return None if first is None else (max(first, after + 1), last)
-
-
-def _row(
-    record: Sequence[Any],
-    shapes: _Shapes,
-    *,
-    explanations: bytes | None = None,
-    bodies: PairBodies | None = None,
-) -> LedgerRow:
-    told = None if explanations is None else json.loads(inflate(explanations))
-    return LedgerRow(
-        position=record[0],
-        epoch=record[1],
-        id=record[2],
-        worker=record[3],
-        sequence=record[4],
-        kind=KINDS[record[5]],
-        sampled_unix_s=record[6],
-        disposition=DISPOSITIONS[record[7]],
-        reason=record[8],
-        stratum=None if record[9] is None else parse_stratum(record[9]),
-        path=record[10],
-        status=record[11],
-        outcome=record[12],
-        duration_s=record[13],
-        first_byte_s=record[14],
-        prompt_tokens=record[15],
-        reference_prompt_tokens=record[16],
-        completion_tokens=record[17],
-        scores=shapes[record[18]].rows(record[19], told),
-        bodies=bodies,
-    )

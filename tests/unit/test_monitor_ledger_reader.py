@@ -10,9 +10,8 @@ import pytest
 
 from proxy.errors import LedgerError
 from proxy.monitor.ledger import SqliteLedger
-from proxy.monitor.ledger_reader import deflate, inflate, open_read_only, parse_stratum
+from proxy.monitor.ledger_reader import open_read_only
 from proxy.settings import LedgerSettings
-from scorers.records import LENGTH_BUCKETS, Stratum
 from tests.unit.monitor_samples import bodies, is_mismatch, row
 
 
@@ -57,23 +56,6 @@ def test_the_page_of_pairs_is_bounded(ledger: SqliteLedger) -> None:
     ledger.append([row(n, bodies=bodies()) for n in range(501)])
     assert len(ledger.pairs(limit=10_000, before=None, score=None, mismatched=False)) == 500
     assert len(ledger.pairs(limit=-1, before=None, score=None, mismatched=False)) == 1
-
-
-def test_every_stratum_is_read_back() -> None:
-    for length, _ in LENGTH_BUCKETS:
-        for flags in range(8):
-            stratum = Stratum(length, bool(flags & 1), bool(flags & 2), bool(flags & 4))
-            assert parse_stratum(str(stratum)) == stratum
-    with pytest.raises(LedgerError, match="no stratum"):
-        parse_stratum("x/y")
-
-
-def test_bodies_are_kept_small_and_whole() -> None:
-    body = b'{"a": "the same again and again"}' * 1000
-    assert inflate(deflate(body)) == body
-    assert len(deflate(body)) < len(body) // 20
-    with pytest.raises(LedgerError, match="corrupt"):
-        inflate(b"nothing of ours")
 
 
 def test_a_missing_layout_is_corruption_and_not_silence(ledger: SqliteLedger) -> None:
