@@ -7,8 +7,10 @@ loaded from the settings file, runs until SIGTERM or SIGINT, and drains.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
+import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
@@ -19,7 +21,7 @@ import uvloop
 
 from backends.openai import OpenAIBackend
 from proxy import __version__
-from proxy.errors import LedgerError
+from proxy.errors import LedgerError, ParityError
 from proxy.feed import UnixFeedReceiver, UnixFeedSender, max_frame_bytes
 from proxy.metrics import RelayCounters
 from proxy.monitor.control import create_control_app, serve_control
@@ -32,10 +34,12 @@ from proxy.monitor.standing import Standing
 from proxy.relay import serve_relay
 from proxy.settings import Settings, UpstreamSettings
 from proxy.settings_file import Loaded
+from proxy.supervisor import Child, Policy, reserve_port, supervise
 from scorers.catalogue import SPECS, scorers
 from scorers.judge import Budget, EvidenceState, GateRules
 from scorers.planning import pairs_to_pass
 
+DRAIN_MARGIN_S = 5.0  # choice: what a relay may take beyond its own drain time before it is killed
 FEED_FLUSH_S = 2.0  # choice: how long a leaving relay worker waits for the monitor to take the rest
 
 
@@ -44,19 +48,26 @@ def announce(role: str, host: str, port: int) -> None:
     print(orjson.dumps({"event": "listening", "role": role, "host": host, "port": port}).decode(), flush=True)
 
 
-def run_relay(loaded: Loaded, index: int) -> None:
-    """Runs one relay worker until it is told to stop."""
-    _run(lambda shutdown: _relay(loaded, index, shutdown))
+def run_relay(loaded: Loaded, index: int, port: int | None = None) -> None:
+    """Runs one relay worker until it is told to stop. `port` stands in for `relay.port`."""
+    _run(lambda shutdown: _relay(loaded, index, port, shutdown))
 
 
-def run_monitor(loaded: Loaded) -> None:
-    """Runs the monitor until it is told to stop."""
-    _run(lambda shutdown: _monitor(loaded, shutdown))
+def run_monitor(loaded: Loaded, port: int | None = None) -> None:
+    """Runs the monitor until it is told to stop. `port` stands in for `control.port`.
+
+    Raises:  LedgerError, SettingsError, FeedError.
+    """
+    _run(lambda shutdown: _monitor(loaded, port, shutdown))
 
 
 def serve(loaded: Loaded, log_level: str) -> int:
-    """The exit code of a supervised relay and monitor."""
-    return _run(lambda shutdown: _serve(loaded, log_level, shutdown))
+    """The exit code of a supervised relay and monitor.
+
+    Raises:  SupervisorError when no relay worker will stay up, or the port is taken.
+    """
+    code: int = _run(lambda shutdown: _serve(loaded, log_level, shutdown))
+    return code
 
 
 def budgets_of(settings: Settings) -> tuple[Budget, ...]:
@@ -89,7 +100,7 @@ def rules_of(settings: Settings) -> GateRules:
 def budget_rows(loaded: Loaded) -> list[tuple[str, ...]]:
     """One row per budget for `parity check-config`, as text."""
     rules = rules_of(loaded.settings)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for budget in budgets_of(loaded.settings):
         need = pairs_to_pass(budget, budget.limit / 2, rules.alpha_promote)
         rows.append(
@@ -125,8 +136,37 @@ def _fresh_evidence(settings: Settings) -> Callable[[], EvidenceState]:
     return lambda: EvidenceState(budgets, rules)
 
 
-async def _relay(loaded: Loaded, index: int, shutdown: asyncio.Event) -> None:
+async def _serve(loaded: Loaded, log_level: str, shutdown: asyncio.Event) -> int:
+    """Both ports are held here, so that a restarted child comes back where it was."""
     settings = loaded.settings
+    relay_port, relay_holder = reserve_port(settings.relay.host, settings.relay.port)
+    control_port, control_holder = reserve_port(settings.control.host, settings.control.port)
+    common = ("--config", str(loaded.path), "--log-level", log_level)
+    program = (sys.executable, "-m", "proxy.cli")
+    children = [
+        Child("monitor", (*program, "monitor", "--port", str(control_port), *common), critical=False),
+        *(
+            Child(
+                f"relay-{n}", (*program, "relay", "--worker", str(n), "--port", str(relay_port), *common), critical=True
+            )
+            for n in range(settings.relay.workers)
+        ),
+    ]
+    policy = Policy(drain_timeout_s=settings.relay.drain_timeout_s + DRAIN_MARGIN_S)
+    with relay_holder, control_holder:
+        return await supervise(
+            children,
+            shutdown,
+            logging.getLogger("parity"),
+            on_ready=lambda _, told: announce(told["role"], told["host"], told["port"]),
+            policy=policy,
+        )
+
+
+async def _relay(loaded: Loaded, index: int, port: int | None, shutdown: asyncio.Event) -> None:
+    settings = loaded.settings
+    if port is not None:
+        settings = settings.model_copy(update={"relay": settings.relay.model_copy(update={"port": port})})
     worker = f"{index}-{os.getpid()}"
     counters = RelayCounters()
     feed = UnixFeedSender(settings.feed, worker=worker, stats=counters.snapshot)
@@ -145,7 +185,7 @@ async def _relay(loaded: Loaded, index: int, shutdown: asyncio.Event) -> None:
         await feed.aclose(FEED_FLUSH_S)
 
 
-async def _monitor(loaded: Loaded, shutdown: asyncio.Event) -> None:
+async def _monitor(loaded: Loaded, port: int | None, shutdown: asyncio.Event) -> None:
     settings, secrets = loaded.settings, loaded.secrets
     limits = {name: budget.limit for name, budget in settings.budgets.items()}
     async with AsyncExitStack() as stack:
@@ -179,7 +219,7 @@ async def _monitor(loaded: Loaded, shutdown: asyncio.Event) -> None:
                 serve_control(
                     control,
                     settings.control.host,
-                    settings.control.port,
+                    settings.control.port if port is None else port,
                     shutdown,
                     lambda host, port: announce("control", host, port),
                 )
@@ -214,4 +254,10 @@ def _run(main: Callable[[asyncio.Event], Coroutine[Any, Any, Any]]) -> Any:
             loop.add_signal_handler(number, stop, number)
         return await main(shutdown)
 
-    return uvloop.run(run())
+    try:
+        return uvloop.run(run())
+    except ExceptionGroup as group:
+        first = group.exceptions[0]  # of tasks that fell together, the one that fell first
+        if isinstance(first, ParityError):
+            raise first from None
+        raise

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -37,6 +39,7 @@ err = Console(stderr=True)
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", help="The settings file (TOML).", envvar="PARITY_CONFIG", dir_okay=False)
 ]
+PortOption = Annotated[int | None, typer.Option("--port", help="Listen here instead of the file's port.", min=0)]
 LogLevel = Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.", envvar="PARITY_LOG_LEVEL")]
 
 
@@ -71,25 +74,30 @@ def serve(config: ConfigOption = Path("parity.toml"), log_level: LogLevel = "inf
     SIGTERM drains: no new connection, running replies finish within relay.drain_timeout_s.
     """
     loaded = _load(config, log_level)
-    raise typer.Exit(app.serve(loaded, log_level))
+    with _told_plainly():
+        code = app.serve(loaded, log_level)
+    raise typer.Exit(code)
 
 
 @cli.command()
 def relay(
     config: ConfigOption = Path("parity.toml"),
     worker: Annotated[int, typer.Option(help="This worker's number, for metrics.", min=0)] = 0,
+    port: PortOption = None,
     log_level: LogLevel = "info",
 ) -> None:
     """Run one relay worker alone. It serves clients whether or not a monitor is there."""
     loaded = _load(config, log_level)
-    app.run_relay(loaded, worker)
+    with _told_plainly():
+        app.run_relay(loaded, worker, port)
 
 
 @cli.command()
-def monitor(config: ConfigOption = Path("parity.toml"), log_level: LogLevel = "info") -> None:
+def monitor(config: ConfigOption = Path("parity.toml"), port: PortOption = None, log_level: LogLevel = "info") -> None:
     """Run the monitor alone: shadow calls, scores, ledger, verdict and the control port."""
     loaded = _load(config, log_level)
-    app.run_monitor(loaded)
+    with _told_plainly():
+        app.run_monitor(loaded, port)
 
 
 @cli.command("check-config")
@@ -135,10 +143,8 @@ def verdict(
 ) -> None:
     """Recompute the verdict from a ledger alone, with the budgets of a settings file."""
     loaded = _load(config, "warning")
-    try:
+    with _told_plainly():
         answer = app.recompute(loaded, ledger)
-    except ParityError as error:
-        _fail(str(error))
     if as_json:
         out.print_json(orjson.dumps(answer).decode())
     else:
@@ -160,10 +166,8 @@ def run_demo(
     if as_json and not once:
         _usage("--json needs --once: the live table and a JSON object cannot share a terminal")
     plan = demo.Plan(requests=requests, fault=fault.value, once=once, quiet=as_json, ledger=ledger)
-    try:
+    with _told_plainly():
         result = demo.run(plan, err if as_json else out)
-    except ParityError as error:
-        _fail(str(error))
     if as_json:
         typer.echo(orjson.dumps(result).decode())
 
@@ -192,6 +196,15 @@ def _load(config: Path, log_level: str) -> Loaded:
         for problem in error.problems:
             err.print(f"[bold red]✗[/] {problem}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
+
+
+@contextmanager
+def _told_plainly() -> Iterator[None]:
+    """Turns an error of ours into one line and exit code 1; anything else is a defect and keeps its traceback."""
+    try:
+        yield
+    except ParityError as error:
+        _fail(str(error))
 
 
 def _fail(message: str) -> NoReturn:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
+import httpx2 as httpx  # what the official client speaks
 import orjson
 from openai import AsyncOpenAI, OpenAIError
 
