@@ -11,7 +11,7 @@ from typing import Literal
 
 from scorers.grid import TokenGrid
 from scorers.records import Choice, DecodedReply, DecodedRequest, Json, TeacherForced, ToolCall
-from scorers.scan import scan_chat
+from scorers.scan import cut_chat, scan_chat
 from scorers.stream import decode_stream
 from scorers.wire import (
     DecodeError,
@@ -67,16 +67,19 @@ def decode_request(path: str, body: bytes) -> DecodedRequest:
     )
 
 
-def decode_reply(kind: Kind, content_type: str, body: bytes) -> DecodedReply:
+def decode_reply(kind: Kind, content_type: str, body: bytes, *, logprobs: bool = True) -> DecodedReply:
     """One arm's answer, from a whole JSON body or from a recorded stream, told apart by the content type
     (and by a leading `data:` or comment where there is none).
+
+    `logprobs` false says that nobody will look at a whole chat reply's logprobs: they may then be left unread
+    (`Choice.logprobs` None), which is most of the cost of a reply with top 20.
 
     Raises:  DecodeError.
     """
     media = content_type.partition(";")[0].strip().lower()
     if media == "text/event-stream" or (not media and body.lstrip().startswith((b"data:", b":"))):
         return decode_stream(kind, body)
-    data, grid = _whole(kind, body)
+    data, grid = _whole(body, logprobs) if kind == "chat" else (parse_object(body, "reply"), None)
     if data.get("error") is not None:
         raise DecodeError(DecodeReason.ERROR_REPLY, "reply")
     items = [as_object(item, "choices") for item in as_list(data.get("choices"), "choices")]
@@ -101,15 +104,18 @@ def decode_reply(kind: Kind, content_type: str, body: bytes) -> DecodedReply:
     )
 
 
-def _whole(kind: Kind, body: bytes) -> tuple[dict[str, Json], TokenGrid | None]:
-    """The reply's JSON, and the only choice's logprobs where they could be read without it (scan.py)."""
-    scanned = scan_chat(body) if kind == "chat" else None
-    if scanned is not None:
-        data = parse_object(scanned.rest, "reply")
+def _whole(body: bytes, logprobs: bool) -> tuple[dict[str, Json], TokenGrid | None]:
+    """A chat reply's JSON, and the only choice's logprobs where they could be read without it (scan.py)."""
+    scanned = scan_chat(body) if logprobs else None
+    rest = cut_chat(body) if not logprobs else scanned.rest if scanned else None
+    if rest is not None:
+        data = parse_object(rest, "reply")
         items: Json = data.get("choices")
         alone = type(items) is list and len(items) == 1 and type(items[0]) is dict
         if alone and items[0].get("logprobs") == {"content": []}:
-            return data, scanned.grid
+            if scanned is None:
+                items[0]["logprobs"] = None
+            return data, scanned.grid if scanned else None
     return parse_object(body, "reply"), None
 
 

@@ -82,18 +82,16 @@ def forced_grid(top: Sequence[Mapping[str, float]]) -> TokenGrid:
     return TokenGrid(np.full(len(top), ABSENT, np.int32), ids, filled)
 
 
-def grid_from_entries(heads: Ids, head_values: Floats, ids: Ids, values: Floats, sizes: Sizes) -> TokenGrid:
-    """The arrays from flat lists: per step its chosen token, and `sizes` entries of the list.
+def grid_with_chosen(chosen: Ids, chosen_values: Floats, ids: Ids, values: Floats) -> TokenGrid:
+    """The arrays of lists of one size, with the chosen token added where a list leaves it out.
 
-    Shapes:  heads, head_values and sizes (n,); ids and values (sum of sizes,).
+    Shapes:  chosen and chosen_values (n,); ids and values (n, k).
     """
-    grid_ids, grid_values = _padded(ids, values, sizes)
-    unlisted = ~(grid_ids == heads[:, None]).any(axis=1)
+    unlisted = ~(ids == chosen[:, None]).any(axis=1)
     if unlisted.any():
-        extra = np.where(unlisted, heads, ABSENT)[:, None]
-        more = np.where(unlisted, head_values, -np.inf)[:, None]
-        grid_ids, grid_values = np.hstack((grid_ids, extra)), np.hstack((grid_values, more))
-    return TokenGrid(heads, grid_ids, grid_values)
+        ids = np.hstack((ids, np.where(unlisted, chosen, ABSENT)[:, None]))
+        values = np.hstack((values, np.where(unlisted, chosen_values, -np.inf)[:, None]))
+    return TokenGrid(chosen, ids, values)
 
 
 def _padded(ids: Ids, values: Floats, sizes: Sizes) -> tuple[Ids, Floats]:

@@ -16,11 +16,12 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from scorers.grid import Floats, Ids, TokenGrid, grid_from_entries
+from scorers.grid import Floats, Ids, TokenGrid, grid_with_chosen
 
 _OPENING = b'"logprobs":{"content":['
 _CLOSING = b"]}]}]}"
 _FIRST = b'{"token":"token_id:'
+_LIST = b'"top_logprobs":'
 _MARGIN = 32  # bytes that must follow the last entry, so that a fixed-width read stays in the body
 
 _Words: TypeAlias = npt.NDArray[np.uint64]
@@ -41,82 +42,98 @@ class Scanned:
 
 def scan_chat(body: bytes) -> Scanned | None:
     """The only choice's logprobs, or None where the body is not in the one spelling that is read here."""
+    place = _place(body)
+    grid = None if place is None else _Region(body, *place).grid()
+    return None if place is None or grid is None else Scanned(grid, _without(body, place))
+
+
+def cut_chat(body: bytes) -> bytes | None:
+    """The body with an empty list in place of the only choice's entries, unread; None where they are not found."""
+    place = _place(body)
+    if place is None or body.rfind(_OPENING, place[0]) >= 0:  # another choice would be cut away with the first's
+        return None
+    return _without(body, place)
+
+
+def _place(body: bytes) -> tuple[int, int] | None:
+    """From the first entry to past the last: `]}` then closes content and logprobs."""
     opening = body.find(_OPENING)
     start = opening + len(_OPENING)
     if opening < 0 or not body.startswith(_FIRST, start):
         return None
-    end = body.rfind(_CLOSING)
-    if end < start or len(body) - end < _MARGIN:
+    closing = body.rfind(_CLOSING)
+    if closing < start or len(body) - closing < _MARGIN:
         return None
-    end += len(_CLOSING) - 2  # the last entry's own end; "]}" closes content and logprobs
-    grid = _Region(body, start, end).grid()
-    return None if grid is None else Scanned(grid, body[:start] + body[end:])
+    return start, closing + len(_CLOSING) - 2
+
+
+def _without(body: bytes, place: tuple[int, int]) -> bytes:
+    return body[: place[0]] + body[place[1] :]
 
 
 class _Region:
-    """Entries `{"token":"token_id:N","logprob":X,"bytes":[..]}`; each step's own entry goes on with its list."""
+    """Steps of one size: an entry `{"token":"token_id:N","logprob":X,"bytes":[..],"top_logprobs":[..]}` whose
+    list has k such entries without a list. Greedy replies are of this kind: the chosen token leads every list."""
 
     def __init__(self, body: bytes, start: int, end: int) -> None:
         self._body = body
-        self._start = start
+        self._start, self._end = start, end
         self._bytes = np.frombuffer(body, np.uint8, end - start, start)
         self._words: _Words = np.ndarray((end - start + 16,), "<u8", body, start, (1,))  # overlapping, not aligned
 
     def grid(self) -> TokenGrid | None:
         """The arrays, or None where any entry is spelled otherwise."""
         colons = np.flatnonzero(self._bytes == ord(":"))
-        marks = np.flatnonzero(self._bytes[colons - 1] == ord("d"))  # the colon in "token_id:"
-        if not len(marks) or marks[0] != 1 or len(colons) != marks[-1] + 3:
+        second = self._body.find(_LIST, self._body.find(_LIST, self._start) + 1, self._end)
+        per_step = len(colons) if second < 0 else int(np.searchsorted(colons, second - self._start)) - 4
+        if per_step < 9 or per_step % 4 != 1 or len(colons) % per_step:
             return None
-        gaps = np.diff(marks)
-        heads = np.append(gaps == 5, False)  # colons of a step's own entry: token, id, logprob, bytes, top_logprobs
-        if not heads[0] or not np.all((gaps == 4) | heads[:-1]):
-            return None
-        ids_at, value_colon, bytes_colon = colons[marks] + 1, colons[marks + 1], colons[marks + 2]
-        if not self._is_spelled(ids_at[heads], value_colon, bytes_colon, colons[marks[heads] + 3]):
+        steps = colons.reshape(-1, per_step)
+        # A step's own colons: token, id, logprob, bytes, top_logprobs; then token, id, logprob, bytes per entry.
+        entries = np.concatenate((steps[:, :4], steps[:, 5:]), axis=1).reshape(-1, 4)
+        ids_at, value_colon, bytes_colon = entries[:, 1] + 1, entries[:, 2], entries[:, 3]
+        if not self._is_spelled(ids_at, value_colon, steps[:, 4]):
             return None
         ids = self._ids(ids_at, value_colon - 11 - ids_at)
-        values = self._decimals(value_colon + 1, bytes_colon - 8)
+        values = self._decimals(value_colon + 1, bytes_colon)
         if ids is None or values is None:
             return None
-        sizes = np.diff(np.flatnonzero(heads), append=len(marks)) - 1
-        return grid_from_entries(ids[heads], values[heads], ids[~heads], values[~heads], sizes)
+        ids, values = ids.reshape(len(steps), -1), values.reshape(len(steps), -1)
+        return grid_with_chosen(ids[:, 0], values[:, 0], ids[:, 1:], values[:, 1:])
 
-    def _is_spelled(self, ids_at: _Places, value_colon: _Places, bytes_colon: _Places, list_colon: _Places) -> bool:
-        """Whether the fixed pieces stand where they should, around every value and on every step."""
+    def _is_spelled(self, ids_at: _Places, value_colon: _Places, list_colon: _Places) -> bool:
+        """Whether the fixed pieces stand where they should (`_decimals` sees to the one after the value)."""
         return bool(
             (self._words[value_colon - 8] == _word(b'logprob"')).all()
-            and (self._words[bytes_colon - 8] == _word(b',"bytes"')).all()
-            and (self._words[list_colon - 8] == _word(b'ogprobs"')).all()
             and (self._words[ids_at - 9] == _word(b"token_id")).all()
-            and (self._words[ids_at - 17] == _word(b'token":"')).all()
+            and (self._words[list_colon - 8] == _word(b'ogprobs"')).all()
         )
 
     def _ids(self, start: _Places, lengths: _Places) -> Ids | None:
         if lengths.min() < 1 or lengths.max() > 8:
             return None
-        shift = _SHIFT[lengths]
-        digits = ((self._words[start] << shift) | (_ZEROS & ((np.uint64(1) << shift) - np.uint64(1)))) ^ _ZEROS
+        digits = ((self._words[start] << _SHIFT[lengths]) | _FILL[lengths]) ^ _ZEROS
         return _number(digits).astype(np.int32) if _are_digits(digits).all() else None
 
-    def _decimals(self, start: _Places, end: _Places) -> Floats | None:
+    def _decimals(self, start: _Places, bytes_colon: _Places) -> Floats | None:
         """The logprobs, spelled `-I.F` with one or two digits before the point but for a few.
 
         Exact to 1e-8, and to 1e-16 below 1: sixteen decimals are read there.
         """
+        end = bytes_colon - 8
+        last = self._words[end - 5]  # the value's last five bytes, then ',"b'
+        if not (last >> np.uint64(40) == _word(b',"b')).all():
+            return None
         first = self._words[start]
         second_digit, third = (first >> np.uint64(16)) & _BYTE, (first >> np.uint64(24)) & _BYTE
         short = second_digit == ord(".")
         plain = ((first & _BYTE) == ord("-")) & (short | (third == ord(".")))
-        whole = ((first >> np.uint64(8)) & _BYTE).astype(np.int64) - ord("0")
-        whole = np.where(short, whole, whole * 10 + (second_digit.astype(np.int64) - ord("0")))
+        whole = ((first >> np.uint64(8)) & _BYTE).view(np.int64) - ord("0")
+        whole = np.where(short, whole, whole * 10 + (second_digit.view(np.int64) - ord("0")))
         decimals_at = start + np.where(short, 3, 4)
         counts = end - decimals_at
-        plain &= counts > 0
-        for back in (3, 4, 5):  # e-7, e-07, e-100: an exponent past the decimals that are read
-            plain &= self._bytes[end - back] != ord("e")
         part, fine = self._eight_decimals(decimals_at, counts)
-        plain &= fine & (whole >= 0) & (whole < 100)
+        plain &= fine & (counts > 0) & (whole >= 0) & (whole < 100) & ~_holds_e(last)
         values = -(whole + part * 1e-8)
         small = np.flatnonzero(plain & (whole == 0) & (counts > 8))
         if len(small):
@@ -146,7 +163,15 @@ def _word(text: bytes) -> np.uint64:
 
 
 _SHIFT = np.array([0, *(8 * (8 - length) for length in range(1, 9))], np.uint64)
+_FILL = np.array([int.from_bytes(b"0" * (8 - length), "little") for length in range(9)], np.uint64)
 _KEEP = np.array([(1 << 8 * length) - 1 for length in range(9)], np.uint64)
+
+
+def _holds_e(words: _Words) -> _Flags:
+    """Whether any of the first five bytes of each word is an "e" (e-7, e-07, e-100)."""
+    other = words ^ np.uint64(0x6565656565)
+    found: _Flags = (other - np.uint64(0x0101010101)) & ~other & np.uint64(0x8080808080) != 0
+    return found
 
 
 def _are_digits(digits: _Words) -> _Flags:

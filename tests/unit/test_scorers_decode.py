@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,6 +103,17 @@ def test_a_streams_usage_chunk() -> None:
 def test_a_real_tool_call() -> None:
     reply = whole("vllm_chat_tool.json")
     assert reply.choices[0].tool_calls == (ToolCall("switch", '{"on": true}'),)
+
+
+def test_logprobs_that_nobody_looks_at_are_left_unread() -> None:
+    body = recorded("vllm_chat_ids.json")
+    full, lean = (decode_reply("chat", "application/json", body, logprobs=wanted) for wanted in (True, False))
+    assert lean.choices[0].logprobs is None
+    assert replace(lean.choices[0], logprobs=full.choices[0].logprobs) == full.choices[0]
+    assert replace(lean, choices=full.choices) == full
+    for name in ("vllm_chat_plain.json", "vllm_chat_two.json", "vllm_chat_tool.json"):
+        lean = decode_reply("chat", "application/json", recorded(name), logprobs=False)
+        assert [c.text for c in lean.choices] == [c.text for c in whole(name).choices]
 
 
 def test_keys_are_texts_when_ids_were_not_asked_for() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scorers.grid import ABSENT, KeyCodes, forced_grid, grid_from_entries, grid_of
+from scorers.grid import ABSENT, KeyCodes, forced_grid, grid_of, grid_with_chosen
 from scorers.records import TokenLogprobs
 
 
@@ -47,10 +47,9 @@ def test_forced_lists_name_no_chosen_token() -> None:
     assert grid.ids.tolist() == [[3], [ABSENT]]
 
 
-def test_flat_entries_with_lists_of_unequal_length() -> None:
-    grid = grid_from_entries(
-        np.array([1, 2], np.int32), np.array([-0.5, -0.6]), np.array([1, 4, 5], np.int32),
-        np.array([-0.5, -2.0, -0.1]), np.array([2, 1]),
-    )  # fmt: skip
-    assert grid.ids.tolist() == [[1, 4, ABSENT], [5, ABSENT, 2]]
+def test_a_chosen_token_is_added_only_where_it_is_missing() -> None:
+    ids, values = np.array([[1, 4], [5, 6]], np.int32), np.array([[-0.5, -2.0], [-0.1, -3.0]])
+    grid = grid_with_chosen(np.array([1, 2], np.int32), np.array([-0.5, -0.6]), ids, values)
+    assert grid.ids.tolist() == [[1, 4, ABSENT], [5, 6, 2]]
     assert grid.logprobs[1, 2] == -0.6
+    assert grid_with_chosen(ids[:, 0], values[:, 0], ids, values).ids.shape == (2, 2)

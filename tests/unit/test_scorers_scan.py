@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from scorers.decode import decode_reply
 from scorers.grid import TokenGrid, grid_of
+from scorers.records import TokenLogprobs
 from scorers.scan import scan_chat
 from scorers.wire import from_chat_entries
 
@@ -63,16 +64,28 @@ logprobs = st.one_of(
     st.floats(-30, -1e-9).map(lambda x: float(np.float32(x))),
     st.sampled_from([0.0, -0.0, -1e-7, -1.1920928955078125e-07, -9999.0, -100.25, -0.5, -10.0, -1e-100, -3.0]),
 )
-step = st.lists(st.tuples(st.integers(0, 99_999_999), logprobs), min_size=1, max_size=4, unique_by=lambda x: x[0])
+
+
+def lists_of(k: int) -> st.SearchStrategy[list[list[tuple[int, float]]]]:
+    step = st.lists(st.tuples(st.integers(0, 99_999_999), logprobs), min_size=k, max_size=k, unique_by=lambda x: x[0])
+    return st.lists(step, min_size=1, max_size=6)
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(step, min_size=1, max_size=6))
+@given(st.integers(1, 4).flatmap(lists_of))
 def test_both_readings_agree(steps: list[list[tuple[int, float]]]) -> None:
     body = body_of(steps)
     scanned = scan_chat(body)
     assert scanned is not None
     assert_same(scanned.grid, by_json(body))
+
+
+def test_lists_of_unequal_size_are_left_to_json() -> None:
+    body = body_of([[(1, -0.5)], [(1, -0.5), (2, -1.0)], [(1, -0.5), (2, -1.0), (3, -2.0)]])
+    assert scan_chat(body) is None
+    logprobs = decode_reply("chat", "", body).choices[0].logprobs
+    assert isinstance(logprobs, TokenLogprobs)
+    assert [len(top) for top in logprobs.top] == [1, 2, 3]
 
 
 @settings(max_examples=200, deadline=None)
@@ -84,11 +97,11 @@ def test_small_logprobs_are_read_to_sixteen_decimals(value: float) -> None:
 
 
 def test_a_chosen_token_outside_its_list_is_added() -> None:
-    content = [{**entry(8, -0.5), "top_logprobs": []}, {**entry(7, -0.5), "top_logprobs": [entry(8, -0.25)]}]
+    content = [{**entry(chosen, -0.5), "top_logprobs": [entry(8, -0.25)]} for chosen in (8, 7)]
     body = orjson.dumps({"choices": [{"message": {}, "logprobs": {"content": content}, "finish_reason": "stop"}]})
     scanned = scan_chat(body)
     assert scanned is not None
-    assert sorted(scanned.grid.ids[0].tolist()) == [-1, 8]
+    assert scanned.grid.ids[0].tolist() == [8, -1]
     assert sorted(scanned.grid.ids[1].tolist()) == [7, 8]
 
 
@@ -96,10 +109,9 @@ def test_a_chosen_token_outside_its_list_is_added() -> None:
     "damage",
     [
         (b'"logprob":-', b'"logprop":-'),
-        (b'"bytes":', b'"bites":'),
+        (b'"bytes":', b'"xytes":'),
         (b'"top_logprobs":', b'"top_logprobz":'),
         (b"token_id:", b"token_ix:"),
-        (b'"token":"', b'"tokem":"'),
         (b'"logprob":-', b'"logprob":x'),
         (b"token_id:1", b"token_id:x"),
         (b'"content":[{', b'"content":[ {'),
