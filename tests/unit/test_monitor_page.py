@@ -84,6 +84,26 @@ def test_the_overview_says_verdict_reasons_budgets_and_pairs() -> None:
         assert said in text
 
 
+def test_what_is_over_a_limit_is_marked_and_other_scores_are_left_to_the_pair() -> None:
+    scores = [("tool_call_mismatch", 1.0), ("logprob_kl", 0.01), ("length_ratio", 1.0)]
+    listed = row(1, scores=tuple(ScoreRow("candidate", name, value, None) for name, value in scores))
+    raw = overview(
+        verdict=verdict(),
+        readiness={},
+        state={},
+        pairs=[summary(listed)],
+        score=None,
+        every=True,
+        refresh_s=None,
+        trouble=None,
+        full=True,
+    )
+    assert 'tool_call_mismatch <span class="chip bad">1</span>' in raw
+    assert "logprob_kl <span>0.01</span>" in raw
+    assert "length_ratio" not in raw
+    assert "before=1&amp;every=true" in raw
+
+
 def test_states_of_the_monitor_are_shown() -> None:
     health = {"reference": {"failures_in_a_row": 4, "last_error": "HTTP 404: no such model"}}
     text = page(readiness={"reference_answers": False}, state={"paused": True, "alarms": ["odd"], "arms": health}).text

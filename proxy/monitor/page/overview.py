@@ -18,7 +18,7 @@ _MEANING = {
     "inconclusive": "The evidence does not decide yet. This is never a pass.",
 }
 _MORE_REASONS = 8  # *choice*: what is read at a glance; /gate has them all
-_SCORES_SHOWN = 4
+_SCORES_SHOWN = 4  # *choice*
 
 
 def overview(
@@ -48,7 +48,7 @@ def overview(
         _monitor(readiness, state),
         _budgets(verdict),
         _coverage(verdict),
-        _pairs(pairs, sorted(verdict.budgets), score, every, trouble, full),
+        _pairs(pairs, {name: budget.limit for name, budget in verdict.budgets.items()}, score, every, trouble, full),
         refresh_s=refresh_s,
         links=links,
     )
@@ -184,7 +184,7 @@ def _cell(label: str, count: int) -> Html:
 
 def _pairs(
     pairs: Sequence[Mapping[str, Any]],
-    budgets: Sequence[str],
+    limits: Mapping[str, float],
     score: str | None,
     every: bool,
     trouble: str | None,
@@ -194,9 +194,9 @@ def _pairs(
         return tag("a", text, href="/?" + urlencode(query), aria_current="true" if chosen else None)
 
     filters = [link("all mismatches", score is None and not every), link("every kept pair", every, every="true")]
-    filters += [link(name, score == name and not every, score=name) for name in budgets]
-    columns = ("Sampled", "Scores off", "Stratum", "Pair")
-    rows = [_pair(pair, columns, budgets) for pair in pairs]
+    filters += [link(name, score == name and not every, score=name) for name in sorted(limits)]
+    columns = ("Sampled", "Off by", "Stratum", "Pair")
+    rows = [_pair(pair, columns, limits) for pair in pairs]
     older: Part = None
     if full and pairs:
         query = {"before": str(pairs[-1]["position"]), **({"score": score} if score else {})}
@@ -212,21 +212,26 @@ def _pairs(
     return tag("section", tag("h2", "Pairs to read"), tag("div", filters, class_="filters small"), body, older)
 
 
-def _pair(pair: Mapping[str, Any], columns: Sequence[str], budgets: Sequence[str]) -> Html:
-    off = [s for s in pair["scores"] if s["arm"] == "candidate" and s["value"]]
-    off.sort(key=lambda s: s["name"] not in budgets)  # what the gate looks at comes first
-    shown = [tag("div", f"{s['name']} {s['value']:.3g}") for s in off[:_SCORES_SHOWN]]
-    if len(off) > _SCORES_SHOWN:
-        shown.append(tag("div", f"and {len(off) - _SCORES_SHOWN} more", class_="dim"))
+def _pair(pair: Mapping[str, Any], columns: Sequence[str], limits: Mapping[str, float]) -> Html:
+    off = [s for s in pair["scores"] if s["arm"] == "candidate" and s["value"] and s["name"] in limits]
+    off.sort(key=lambda s: limits[s["name"]] - s["value"])
+    shown = [
+        tag("div", s["name"], " ", tag("span", f"{s['value']:.3g}", class_=_over(s["value"], limits[s["name"]])))
+        for s in off[:_SCORES_SHOWN]
+    ]
     href = f"/pairs/{quote(pair['id'], safe='')}?kind={pair['kind']}"
     text = pair["id"] if pair["kind"] == "live" else f"{pair['id']} (needle)"
     cells: list[Part] = [
         _moment(pair["sampled_unix_s"]),
-        tag("div", shown or "none", class_="small"),
+        tag("div", shown or tag("span", "nothing that a budget looks at", class_="dim"), class_="small"),
         pair["stratum"] or "unknown",
         tag("a", text, href=href, class_="name"),
     ]
     return tag("tr", [tag("td", cell, data_label=columns[at]) for at, cell in enumerate(cells)])
+
+
+def _over(value: float, limit: float) -> str | None:
+    return "chip bad" if value > limit else None
 
 
 def _moment(unix_s: float) -> Html:
