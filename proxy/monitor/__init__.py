@@ -3,6 +3,7 @@
     rows.py         what the ledger keeps, and the seams Ledger and MonitorView
 
     pipeline.py     Monitor: relay events in, rows and a verdict out; joins the rooms below
+    intake.py       events to slots, jobs and rows
     order.py        the sampling order: a place for every sampled request, rows released in that order
     jobs.py         the bounded backlog, and the work on one exchange:
       plan.py         eligible or not, which calls, which coins;  coding.py undoes content codings

@@ -7,11 +7,12 @@ back exactly once.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from proxy.exchange import Exchange
 from proxy.monitor.evaluate import Evaluation, Evaluator, Forced, Heard
@@ -26,6 +27,8 @@ from proxy.settings import Settings
 from scorers.records import DecodedRequest, Reason
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 _STILL_PROBED = frozenset({Ineligible.SAMPLED_NOT_REPLAYED})  # its prompt is as good a haystack as any
 
@@ -172,3 +175,12 @@ class Worker:
 
     async def _offload(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
+
+
+async def ended(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancelled and gone; what they raised on the way out is logged, not raised."""
+    for task in tasks:
+        task.cancel()
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(result, Exception):
+            _log.error("a task of the monitor ended in %s", type(result).__name__, exc_info=result)

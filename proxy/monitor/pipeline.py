@@ -17,13 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from backends.base import Backend
-from proxy.exchange import Exchange, Lost, RelayEvent, Sampled
+from proxy.exchange import RelayEvent
 from proxy.monitor.evaluate import Evaluator, Keeping, mismatch_rule
-from proxy.monitor.jobs import Backlog, Job, Worker
+from proxy.monitor.intake import Intake
+from proxy.monitor.jobs import Worker, ended
 from proxy.monitor.mirror import Mirror
-from proxy.monitor.order import SamplingOrder, Slot
-from proxy.monitor.plan import Plan
-from proxy.monitor.record import lost_row
+from proxy.monitor.order import SamplingOrder
 from proxy.monitor.redact import redactor
 from proxy.monitor.rows import Ledger, LedgerRow
 from proxy.monitor.standing import MonitorMetrics, Standing
@@ -37,7 +36,6 @@ TICK_S = 0.1  # choice: how finely lateness is looked at
 DRAIN_S = 5.0  # choice: how long a leaving monitor waits for shadow calls, and then for the ledger
 PRUNE_INTERVAL_S = 600.0  # choice
 REMEMBERED_NUMBERS = 65_536  # choice: more than the feed can send again (its own bounds are below)
-MAX_EARLY_EVENTS = 65_536  # choice: events that come while the ledger is being read
 
 _log = logging.getLogger(__name__)
 
@@ -80,8 +78,6 @@ class Monitor:
             redactor(settings.ledger.redact),
         )
         self._mirror = Mirror(candidate, reference, settings.mirror, metrics, clock)
-        self._worker = Worker(settings, self._mirror, Evaluator(scorers, keeping), self._cpu, self._plant)
-        self._backlog = Backlog(max_jobs=settings.mirror.max_queue_exchanges, max_bytes=settings.mirror.max_queue_bytes)
         self._writer = LedgerWriter(ledger, self._disk, self._durable, metrics)
         self._watch = ContractWatch(
             candidate,
@@ -91,29 +87,23 @@ class Monitor:
             recipe=settings.gate.recipe,
         )
         self._standing = Standing(settings.gate.recipe, evidence)
-        self._order: SamplingOrder | None = None
-        self._early: list[RelayEvent] = []
-        self._early_bytes = 0
-        self._early_dropped = 0
-        self._jobs: dict[int, Job] = {}
+        self._intake = Intake(
+            settings.mirror,
+            lambda on_probe: Worker(settings, self._mirror, Evaluator(scorers, keeping), self._cpu, on_probe),
+            self._standing,
+            self._writer.put,
+            clock,
+            wall,
+        )
         self._relays: dict[str, bool] = {}
         self._paused = False
         self._switching = False
-        self._leaving = False
 
     # ---- the feed's callbacks: on the loop, short, never raising
 
     def on_event(self, event: RelayEvent) -> None:
         """Takes one event of a relay."""
-        if self._leaving:
-            return
-        if self._order is None:
-            self._keep_early(event)
-            return
-        try:
-            self._take(self._order, event)
-        except Exception:  # noqa: BLE001  an event that we cannot take costs itself, never the feed
-            _log.exception("an event of the relay was not taken")
+        self._intake.take(event)
 
     def on_stats(self, worker: str, snapshot: dict[str, Any]) -> None:
         """Takes a relay worker's cumulative counts."""
@@ -138,7 +128,8 @@ class Monitor:
             await self._resume()
             writing = asyncio.create_task(self._writer.run(), name="ledger-writer")
             tasks = [
-                asyncio.create_task(self._work(), name=f"mirror-{n}") for n in range(self._settings.mirror.concurrency)
+                asyncio.create_task(self._intake.work(), name=f"mirror-{n}")
+                for n in range(self._settings.mirror.concurrency)
             ]
             tasks += [
                 asyncio.create_task(self._keep_time(), name="order-clock"),
@@ -149,8 +140,8 @@ class Monitor:
                 await shutdown.wait()
                 await self._finish_work()
             finally:
-                self._close_all()
-                await _ended(tasks)
+                self._intake.close_all()
+                await ended(tasks)
                 await self._write_out(writing)
         finally:
             self._cpu.shutdown(wait=False, cancel_futures=True)
@@ -163,31 +154,22 @@ class Monitor:
         why = "; ".join(changes(latest[1], contract)) if latest else "the first epoch of this ledger"
         epoch = await self._writer.call(self._ledger.open_epoch, contract, why, self._wall())
         await self._writer.call(self._standing.resume, self._ledger, epoch, contract)
-        self._order = SamplingOrder(
+        order = SamplingOrder(
             next_position=await self._writer.call(self._ledger.next_position),
             late_after_s=self._settings.mirror.late_after_s,
             remembered=await self._writer.call(self._ledger.numbers, REMEMBERED_NUMBERS),
         )
         _log.info("resumed epoch %d with %d rows of evidence", epoch, self._standing.folded)
-        early, self._early, self._early_bytes = self._early, [], 0
-        for event in early:
-            self.on_event(event)
+        self._intake.open(order)
 
     async def _finish_work(self) -> None:
         """The jobs in work get a while to end; no new ones come."""
-        self._leaving = True
+        self._intake.leave()
         try:
             async with asyncio.timeout(DRAIN_S):
-                await self._backlog.emptied()
+                await self._intake.backlog.emptied()
         except TimeoutError:
-            _log.warning("%d exchanges were still in work and are written as late", self._backlog.held)
-
-    def _close_all(self) -> None:
-        """Every open slot is closed with what is known of it."""
-        self._leaving = True
-        if self._order is not None:
-            for slot in self._order.open_slots():
-                self._close_late(self._order, slot)
+            _log.warning("%d exchanges were still in work and are written as late", self._intake.backlog.held)
 
     async def _write_out(self, writing: asyncio.Task[None]) -> None:
         """All rows are written, if the ledger lets them."""
@@ -195,46 +177,14 @@ class Monitor:
         _, unfinished = await asyncio.wait({writing}, timeout=DRAIN_S)
         if unfinished:
             _log.error("the ledger did not take the last %d rows: %s", self._writer.waiting, self._writer.last_error)
-        await _ended([writing])
+        await ended([writing])
 
     # ---- tasks
 
-    async def _work(self) -> None:
-        """One of `mirror.concurrency` workers. Each job is a task of its own, so that lateness can end it alone."""
-        while True:
-            job = await self._backlog.take()
-            try:
-                if not job.slot.closed:
-                    await self._done(job)
-            finally:
-                self._backlog.release(job)
-                self._jobs.pop(job.slot.position, None)
-
-    async def _done(self, job: Job) -> None:
-        job.task = asyncio.create_task(self._worker.row(job), name=f"job-{job.slot.position}")
-        try:
-            await asyncio.wait({job.task})
-        finally:
-            if not job.task.done():
-                await _ended([job.task])
-        if job.task.cancelled():
-            return  # it was late: whoever cancelled it has closed its slot
-        error = job.task.exception()
-        if error is not None:
-            _log.error("a job ended in %s", type(error).__name__, exc_info=error)
-        assert self._order is not None, "jobs come after the order"
-        row = job.task.result() if error is None else self._worker.row_without(job, Reason.SCORER_ERROR)
-        self._close(self._order, job.slot, row)
-
     async def _keep_time(self) -> None:
-        assert self._order is not None, "time is kept after the order was made"
         while True:
             await asyncio.sleep(TICK_S)
-            now_s = self._clock()
-            for slot in self._order.overdue(now_s):
-                self._close_late(self._order, slot)
-            for slot in self._order.settle_refused(self._wall(), now_s):
-                self._close(self._order, slot, lost_row(slot, self._standing.epoch, Reason.QUEUE_FULL.value))
+            self._intake.tick()
 
     async def _keep_watch(self) -> None:
         while True:
@@ -252,7 +202,7 @@ class Monitor:
     async def _begin_epoch(self, contract: Mapping[str, Any], why: str) -> None:
         """New evidence for what is new. Until the ledger knows the epoch, exchanges are lost: they belong to none."""
         _log.warning("the contract changed, a new epoch begins: %s", why)
-        self._switching = True
+        self._set_switching(True)
         try:
             number = await self._writer.call(self._ledger.open_epoch, contract, why, self._wall())
         except Exception as error:  # noqa: BLE001  whatever the ledger says, the next look tries again
@@ -260,7 +210,7 @@ class Monitor:
             self._standing.hold("the contract changed and the ledger could not open a new epoch")
             return
         self._standing.begin(number, contract)
-        self._switching = False
+        self._set_switching(False)
 
     async def _keep_small(self) -> None:
         while True:
@@ -272,60 +222,6 @@ class Monitor:
                 await self._writer.call(self._ledger.prune, self._wall())
             except Exception as error:  # noqa: BLE001  retention that failed is tried again; it must not end the monitor
                 _log.error("the ledger could not be pruned: %s", error)
-
-    # ---- events to rows
-
-    def _keep_early(self, event: RelayEvent) -> None:
-        size = event.size_bytes if isinstance(event, Exchange) else 256
-        if len(self._early) >= MAX_EARLY_EVENTS or self._early_bytes + size > self._settings.mirror.max_queue_bytes:
-            self._early_dropped += 1  # its number is missing then, and becomes a lost row
-            return
-        self._early.append(event)
-        self._early_bytes += size
-
-    def _take(self, order: SamplingOrder, event: RelayEvent) -> None:
-        now_s = self._clock()
-        if isinstance(event, Sampled):
-            order.mark(event, now_s)
-            return
-        at_unix_s = event.at_unix_s if isinstance(event, Exchange) else self._wall()
-        slot = order.claim(event, at_unix_s, now_s)
-        if slot is None:
-            return
-        epoch = self._standing.epoch
-        if isinstance(event, Lost):
-            self._close(order, slot, lost_row(slot, epoch, event.reason.value))
-        elif self._paused or self._switching:
-            self._close(order, slot, lost_row(slot, epoch, Reason.PAUSED.value, event))
-        else:
-            self._enqueue(order, Job(slot, epoch, event.size_bytes, exchange=event))
-
-    def _plant(self, parent: Job, plan: Plan) -> None:
-        """A place in the order for a planted needle, right after its parent was planned."""
-        assert self._order is not None, "needles come after the order"
-        slot = self._order.open_probe(parent.slot, self._clock())
-        if slot is not None:
-            self._enqueue(self._order, Job(slot, parent.epoch, 2 * len(plan.request_body) + 1024, plan=plan))
-
-    def _enqueue(self, order: SamplingOrder, job: Job) -> None:
-        if self._backlog.offer(job):
-            self._jobs[job.slot.position] = job
-        else:
-            self._close(order, job.slot, self._worker.row_without(job, Reason.QUEUE_FULL))
-
-    def _close_late(self, order: SamplingOrder, slot: Slot) -> None:
-        job = self._jobs.get(slot.position)
-        if job is None:
-            row = lost_row(slot, self._standing.epoch, Reason.LATE.value)
-        else:
-            row = self._worker.row_without(job, Reason.LATE)
-        self._close(order, slot, row)
-        if job is not None and job.task is not None:
-            job.task.cancel()
-
-    def _close(self, order: SamplingOrder, slot: Slot, row: LedgerRow) -> None:
-        order.close(slot, row)
-        self._writer.put(order.release())
 
     def _durable(self, rows: Sequence[LedgerRow]) -> None:
         self._standing.fold(rows)
@@ -345,7 +241,7 @@ class Monitor:
     def readiness(self) -> Mapping[str, bool]:
         """Named conditions; all true means ready."""
         return {
-            "resumed": self._order is not None,
+            "resumed": self._intake.opened,
             "ledger_writable": not self._writer.failing,
             "relay_connected": bool(self._relays),
             "candidate_reachable": "candidate" not in self._watch.unreachable and "candidate" not in self._watch.unseen,
@@ -355,19 +251,11 @@ class Monitor:
     def state(self) -> Mapping[str, Any]:
         """JSON-ready: paused, breaker, queue, order, ledger, arms, relays, epoch and contract."""
         now_s = self._clock()
-        order = self._order
         return {
             "paused": self._paused,
             "breaker": {"state": self._mirror.breaker.state(now_s), "times_opened": self._mirror.breaker.times_opened},
-            "queue": {
-                "exchanges": self._backlog.waiting,
-                "bytes": self._backlog.held_bytes,
-                "in_work": self._backlog.held - self._backlog.waiting,
-                "refused": self._backlog.refused,
-                "shadow_calls": self._mirror.in_flight,
-            },
-            "order": order.state(now_s) if order is not None else {},
-            "early_dropped": self._early_dropped,
+            **self._intake.state(),
+            "shadow_calls": self._mirror.in_flight,
             "ledger": self._writer.state(),
             "arms": {side: health.as_dict() for side, health in self._mirror.health.items()},
             "unreachable": dict(self._watch.unreachable),
@@ -389,19 +277,18 @@ class Monitor:
     def _set_paused(self, paused: bool) -> None:
         if self._paused is not paused:
             self._paused = paused
+            self._refuse_or_not()
             self._writer.put_event("pause" if paused else "resume", {}, self._wall())
+
+    def _set_switching(self, switching: bool) -> None:
+        self._switching = switching
+        self._refuse_or_not()
+
+    def _refuse_or_not(self) -> None:
+        self._intake.refusing = Reason.PAUSED if self._paused or self._switching else None
 
     def _reference_answers(self) -> bool:
         health = self._mirror.health["reference"]
         refused = health.failures_in_a_row > 0 and 400 <= health.last_status < 500
         unknown = "reference" in self._watch.unreachable or "reference" in self._watch.unseen
         return not refused and not unknown and self._mirror.breaker.state(self._clock()) == "closed"
-
-
-async def _ended(tasks: list[asyncio.Task[Any]]) -> None:
-    """Cancelled and gone; what they raised on the way out is logged, not raised."""
-    for task in tasks:
-        task.cancel()
-    for result in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(result, Exception):
-            _log.error("a task of the monitor ended in %s", type(result).__name__, exc_info=result)

@@ -97,7 +97,7 @@ async def test_a_restart_gives_the_same_verdict_and_takes_nothing_twice(tmp_path
 @pytest.mark.asyncio
 async def test_a_stalled_reference_costs_coverage_and_comes_back(tmp_path: Path) -> None:
     settings = world_settings(
-        tmp_path, timeout_s=0.3, breaker_failures=2, breaker_cooldown_s=0.5, concurrency=4, needle_rate=0.0
+        tmp_path, timeout_s=3.0, breaker_failures=2, breaker_cooldown_s=0.5, concurrency=2, needle_rate=0.0
     )
     async with engines() as (candidate, reference), running(World(settings, candidate, reference)) as world:
         reference.set_fault("stall", 1.0)

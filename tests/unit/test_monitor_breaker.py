@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hypothesis import given
+from hypothesis import settings as unhurried
 from hypothesis import strategies as st
 
 from proxy.monitor.breaker import Breaker, Ticket
@@ -70,6 +71,7 @@ def test_closing_a_ticket_twice_counts_once() -> None:
     assert breaker.state(0.0) == "closed"
 
 
+@unhurried(deadline=None)
 @given(st.lists(st.sampled_from(["answered", "failed", "abandoned"]), max_size=60))
 def test_it_always_admits_again_after_a_cooldown(verdicts: list[str]) -> None:
     """Whatever happened, once every ticket is closed a call is admitted after at most one cooldown."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as unhurried
 from hypothesis import strategies as st
 
 from backends.base import Reply
@@ -71,6 +72,7 @@ async def test_emptied_means_that_nothing_waits_or_is_in_work() -> None:
     await asyncio.wait_for(empty, 1.0)
 
 
+@unhurried(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 40)), max_size=60))
 def test_bytes_always_come_back(steps: list[tuple[bool, int]]) -> None:
     async def play() -> None:

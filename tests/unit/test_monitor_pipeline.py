@@ -323,7 +323,7 @@ async def test_needles_are_rows_of_their_own_right_after_their_parent() -> None:
 @pytest.mark.asyncio
 async def test_an_exchange_that_breaks_the_scoring_costs_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running() as rig:
-        monkeypatch.setattr(rig.monitor._worker._evaluator, "evaluate", lambda plan, heard: 1 / 0)
+        monkeypatch.setattr(rig.monitor._intake._worker._evaluator, "evaluate", lambda plan, heard: 1 / 0)
         rig.send(mark(0), exchange(0))
         (row,) = await rig.rows(1)
     assert scores(row)["text_mismatch"] is Reason.SCORER_ERROR

@@ -5,6 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 from hypothesis import given
+from hypothesis import settings as unhurried
 from hypothesis import strategies as st
 
 from proxy.errors import SettingsError
@@ -90,6 +91,7 @@ JSON = st.recursive(
 )
 
 
+@unhurried(deadline=None)
 @given(st.dictionaries(st.sampled_from("abc"), JSON, max_size=3))
 def test_a_redacted_key_is_gone_at_every_depth(body: dict[str, object]) -> None:
     kept, _ = redactor(("..a",)).body(orjson.dumps(body))
