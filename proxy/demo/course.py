@@ -20,6 +20,7 @@ from proxy.demo.view import LiveTable, print_verdict
 
 CONCURRENCY = 8
 POLL_S = 0.25
+MAX_BEHIND = 64  # choice: requests sent and not yet in the ledger
 SETTLE_S = 45.0  # choice: how long the last shadow calls and the ledger may take after the last reply
 SEED = 20261123
 
@@ -79,8 +80,15 @@ async def _run(plan: Plan, console: Console) -> dict[str, Any]:
 
 
 async def _watch(on: Stage, clients: Clients, http: httpx.AsyncClient, table: LiveTable) -> None:
+    """Draws, and paces the clients: on a slow machine the demo takes longer instead of losing pairs."""
     while True:
-        table.show(await on.gate(http), clients.tally)
+        answer = await on.gate(http)
+        table.show(answer, clients.tally)
+        behind = clients.tally.sent - answer["coverage"]["sampled"]
+        if behind > MAX_BEHIND:
+            clients.may_send.clear()
+        else:
+            clients.may_send.set()
         await asyncio.sleep(POLL_S)
 
 

@@ -41,8 +41,8 @@ noise_rate = 1.0
 replay_rate = 1.0
 needle_rate = 1.0
 teacher_forced_rate = 0.1
-timeout_s = 20.0
-late_after_s = 30.0
+timeout_s = 60.0
+late_after_s = 120.0
 [ledger]
 path = "{ledger}"
 [control]

@@ -81,6 +81,8 @@ class Clients:
 
     def __init__(self, relay_url: str, candidate_url: str, *, concurrency: int) -> None:
         self.tally = Tally()
+        self.may_send = asyncio.Event()  # cleared while the monitor is far behind
+        self.may_send.set()
         self._relay_url = relay_url
         self._candidate_url = candidate_url
         self._concurrency = concurrency
@@ -93,6 +95,7 @@ class Clients:
 
         async def worker() -> None:
             for _ in budget:
+                await self.may_send.wait()
                 await self._one(next(bodies))
 
         async with asyncio.TaskGroup() as group:
