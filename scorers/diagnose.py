@@ -120,12 +120,13 @@ def _mean(lanes: Sequence[Sequence[float]], name: str) -> float | None:
     return total / count if count >= FEWEST_PAIRS else None
 
 
-def diagnose(pattern: PatternTally, over: Sequence[str], prompt_token_mismatches: int = 0) -> Diagnosis:
+def diagnose(pattern: PatternTally, over: Sequence[str], prompt_token_mismatches: int = 0, pairs: int = 0) -> Diagnosis:
     """The suspect axis of the scores named in `over`, those beyond their limits.
 
-    Other tokens are reported even when nothing is over: they make every other number meaningless.
+    `prompt_token_mismatches` of `pairs` had arms that counted different prompt tokens. Other tokens are reported even
+    when nothing is over: they make every other number meaningless.
     """
-    found = _tokens(pattern, prompt_token_mismatches)
+    found = _tokens(pattern, prompt_token_mismatches, pairs)
     if found is None and not over:
         return Diagnosis(evidence=("no budget is over its limit: nothing to diagnose",))
     for rule in (_kernel, _parser, _kv_cache, _activations, _weights):
@@ -137,12 +138,12 @@ def _found(axis: Axis, *evidence: str) -> Diagnosis:
     return Diagnosis(axis=axis, evidence=evidence, fix=FIXES[axis])
 
 
-def _tokens(pattern: PatternTally, prompt_token_mismatches: int) -> Diagnosis | None:
+def _tokens(pattern: PatternTally, prompt_token_mismatches: int, pairs: int) -> Diagnosis | None:
     said = []
     if pattern.tokens_differ >= max(1.0, TOKENS_DIFFER_SHARE * pattern.compared):
         said.append(f"the prompt's token ids differ between the arms on {pattern.tokens_differ} of {pattern.compared}")
-    if prompt_token_mismatches:
-        said.append(f"the arms counted different prompt tokens on {prompt_token_mismatches} pairs")
+    if prompt_token_mismatches >= max(1.0, TOKENS_DIFFER_SHARE * pairs):
+        said.append(f"the arms counted different prompt tokens on {prompt_token_mismatches} of {pairs} pairs")
     return _found("template", *said) if said else None
 
 

@@ -137,7 +137,7 @@ class EvidenceState:
             noise_samples=self.noise_samples,
             epoch=about.epoch,
             recipe=about.recipe,
-            diagnosis=diagnose(self._pattern, over, about.prompt_token_mismatches),
+            diagnosis=diagnose(self._pattern, over, about.prompt_token_mismatches, self.samples),
         )
 
     def _decide(

@@ -37,7 +37,8 @@ def test_other_tokens_come_before_any_weight_and_need_no_breach() -> None:
     found = diagnose(rows, [])
     assert found.axis == "template"
     assert "5 of 105" in found.evidence[0]
-    assert diagnose(pattern(), [], prompt_token_mismatches=3).axis == "template"
+    assert diagnose(pattern(), [], prompt_token_mismatches=3, pairs=100).axis == "template"
+    assert diagnose(pattern(), [], prompt_token_mismatches=3, pairs=1_000).axis == "undetermined"
     assert diagnose(rows, [TOOLS]).axis == "template"
 
 
