@@ -124,6 +124,7 @@ class Intake:
         if self._order is not None:
             for slot in self._order.open_slots():
                 self._close_late(self._order, slot)
+        self.backlog.clear()
 
     async def _done(self, job: Job) -> None:
         job.task = asyncio.create_task(self._worker.row(job), name=f"job-{job.slot.position}")

@@ -94,6 +94,11 @@ class Backlog:
         if not self._held:
             self._emptied.set()
 
+    def clear(self) -> None:
+        """What waits is let go; jobs in work stay held until released."""
+        while self._waiting:
+            self.release(self._waiting.popleft())
+
     async def emptied(self) -> None:
         """Returns when no job waits or is in work."""
         await self._emptied.wait()
