@@ -72,8 +72,11 @@ def answer(prompt: Prompt, wish: Wish, *, variant: int = 0, faults: frozenset[Fa
     found = _recalled(prompt, lost=lost)
     if found is not None:
         return Answer(found, struck=frozenset({Fault.NEEDLE}) if lost else frozenset())
-    text, quoted = _prose(prompt, rng, lost=lost)
-    return Answer(text, struck=struck | (frozenset({Fault.NEEDLE}) if lost and quoted else frozenset()))
+    ending = random.Random(mix(prompt.state ^ variant ^ (0xE4D if Fault.PHRASE in faults else 0)))
+    first = random.Random(mix(prompt.state ^ (0x7E47 if struck else 0)))
+    text, quoted = _prose(prompt, first, ending, lost=lost)
+    showed = struck | (faults & {Fault.PHRASE}) | (frozenset({Fault.NEEDLE}) if lost and quoted else frozenset())
+    return Answer(text, struck=showed)
 
 
 def corrupt(value: str) -> str:
@@ -153,15 +156,18 @@ def _recalled(prompt: Prompt, *, lost: bool) -> str | None:
     return value if _TERSE.search(prompt.question[-200:]) else f"The {name} is {value}."
 
 
-def _prose(prompt: Prompt, rng: random.Random, *, lost: bool) -> tuple[str, bool]:
-    """One to three sentences about the question, and whether they quote the prompt."""
+def _prose(prompt: Prompt, first: random.Random, ending: random.Random, *, lost: bool) -> tuple[str, bool]:
+    """A few sentences about the question, and whether they quote the prompt. `ending` writes the last of them: two
+    answers that differ in it alone share everything before."""
     words = list(dict.fromkeys(word.lower() for word in _WORDS.findall(prompt.question[-_READ_CHARS:]))) or ["it"]
-    sentences = [rng.choice(_OPENINGS)]
-    sentences += [
-        rng.choice(_MIDDLES).format(a=rng.choice(words), b=rng.choice(words)) + "." for _ in range(rng.randrange(1, 3))
-    ]
+    sentences = [first.choice(_OPENINGS)]
+    sentences += [_middle(words, first) for _ in range(first.randrange(2))]
     long = len(prompt.ids) >= LONG_TOKENS
     quotable = list(dict.fromkeys(_QUOTABLE.findall(prompt.text)))
-    quotes = rng.sample(quotable, min(len(quotable), 3)) if long or rng.random() < 0.5 else []
-    sentences += [rng.choice(_SOURCES).format(q=corrupt(quote) if lost else quote) + "." for quote in quotes]
-    return " ".join(sentences), bool(quotes)
+    quotes = first.sample(quotable, min(len(quotable), 3)) if long or first.random() < 0.5 else []
+    sentences += [first.choice(_SOURCES).format(q=corrupt(quote) if lost else quote) + "." for quote in quotes]
+    return " ".join([*sentences, _middle(words, ending)]), bool(quotes)
+
+
+def _middle(words: Sequence[str], rng: random.Random) -> str:
+    return rng.choice(_MIDDLES).format(a=rng.choice(words), b=rng.choice(words)) + "."

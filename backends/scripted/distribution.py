@@ -17,6 +17,9 @@ _ALTERNATIVES = tuple(token for a in _LETTERS for b in _LETTERS for token in enc
 _TAIL = 0.1  # share of the mass beside the top token that lies outside the list
 _DECAY = 0.72
 
+_HAIR = 0.1  # logit of the top token when the runner-up is close: 0.525 against 0.38
+_LOG_CLOSE, _LOG_FAR = math.log(0.8), math.log(0.2)
+
 _CURVE = tuple(_DECAY**rank for rank in range(TOP - 1))
 _LOG_CURVE = tuple(math.log((1.0 - _TAIL) * weight / sum(_CURVE)) for weight in _CURVE)
 
@@ -56,10 +59,21 @@ class Step:
     top: tuple[tuple[int, float], ...]
 
 
-def step(state: int, token: int, drift: Drift = EXACT, *, top: int | None = None) -> Step:
-    """The distribution after a prefix at which `token` stands and `top` (by default the same) is the model's choice."""
+def step(
+    state: int,
+    token: int,
+    drift: Drift = EXACT,
+    *,
+    top: int | None = None,
+    second: int | None = None,
+    close: bool = False,
+) -> Step:
+    """The distribution after a prefix at which `token` stands and `top` (by default the same) is the model's choice.
+
+    `second` takes the runner-up's place: what a model that slipped had nearly said. `close`: by a hair.
+    """
     best = token if top is None else top
-    odds = 4.5 * unit(state ^ 0x70) + drift.at(state)
+    odds = _HAIR if close else 4.5 * unit(state ^ 0x70) + drift.at(state)
     chosen = -_softplus(-odds)
     rest = -_softplus(odds)
     ranked = [(best, chosen)]
@@ -69,8 +83,12 @@ def step(state: int, token: int, drift: Drift = EXACT, *, top: int | None = None
     for share in _LOG_CURVE:
         other = _ALTERNATIVES[place]
         place = (place + stride) % len(_ALTERNATIVES)
+        if second is not None and share is _LOG_CURVE[0]:
+            other, share = second, _LOG_CLOSE if close else share
+        elif other == second:
+            continue
         if other != best:
-            ranked.append((other, rest + share))
+            ranked.append((other, rest + (share + _LOG_FAR if close and other != second else share)))
     if chosen < rest + _LOG_CURVE[0]:
         ranked.sort(key=lambda entry: -entry[1])
     for rank, (candidate, logprob) in enumerate(ranked, start=1):

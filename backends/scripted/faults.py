@@ -20,7 +20,8 @@ class Fault(StrEnum):
     TOOL_NAME = "tool_name"  # another tool's name
     TOOL_ARGUMENT = "tool_argument"  # a wrong value
     TOOL_SYNTAX = "tool_syntax"  # arguments that are no JSON
-    TEXT = "text"  # other words
+    TEXT = "text"  # other words from the start
+    PHRASE = "phrase"  # another last sentence, by a hair: what a good quantization does now and then
     NEEDLE = "needle"  # what was read in a long prompt comes back wrong
     LOGPROBS = "logprobs"  # a distribution moved far
     ERROR_500 = "error_500"

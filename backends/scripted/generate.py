@@ -6,6 +6,7 @@ import random
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from backends.scripted.answer import Answer, answer
 from backends.scripted.ask import Ask, Wish
@@ -17,7 +18,10 @@ from backends.scripted.tokens import IM_END, decode, encode, fold, mix, token_by
 JITTER = 0.05  # *choice*, nats: KL of about 0.0001, what batch-variant kernels leave (llama.cpp's f16 floor is 0.0006)
 NOISY_VARIANTS = 0.1  # *choice*: one noisy call in ten also says something else
 FAULT_SHIFT = 3.0  # *choice*, nats: a KL of about 0.4, like a q2_K (metrology 6)
+_JSON_OPENINGS = frozenset(b"{[")
 SAMPLED_VARIANTS = 0.4  # *choice*: share of sampled replies that differ from the greedy one, at temperature 1
+
+Parting: TypeAlias = Literal["chosen", "wrong", "hair"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,25 +53,35 @@ class Generated:
 
 def generate(ask: Ask, prompt: Prompt, index: int, run: Run, limit: int) -> Generated:
     """One choice for a prompt. `limit` bounds its tokens by what the context leaves."""
-    said = answer(prompt, ask.wish, variant=_variant(ask, prompt, index, run), faults=run.faults)
+    variant = _variant(ask, prompt, index, run)
+    said = answer(prompt, ask.wish, variant=variant, faults=run.faults)
     most = min(limit, ask.max_tokens if ask.max_tokens is not None else limit)
     tokens, text, finish, stop_reason = _ended(said.text, ask.stop, most)
     steps: tuple[Step, ...] = ()
     if ask.logprobs is not None:
-        steps = tuple(steps_of(prompt.state, tokens, run.drift))
+        own = [*encode(answer(prompt, ask.wish).text), IM_END] if variant or said.struck else []
+        steps = tuple(steps_of(prompt.state, tokens, run.drift, own, _parting(ask, said)))
     whole = finish == "stop" and stop_reason is None
     return Generated(prompt, said, tuple(tokens), text, finish, stop_reason, whole, steps)
 
 
-def steps_of(state: int, tokens: Sequence[int], drift: Drift, own: Sequence[int] = ()) -> list[Step]:
-    """The distribution at each token after a prefix. `own` is what the model would say itself: up to and including
-    the first token where it differs, it is the model's choice there."""
+def steps_of(
+    state: int, tokens: Sequence[int], drift: Drift, own: Sequence[int] = (), parting: Parting = "chosen"
+) -> list[Step]:
+    """The distribution at each token after a prefix. `own` is what the model would say by itself: at the first token
+    that differs from it, its own token is on top when another was `chosen` (by the dice, or by somebody else), and only
+    the runner-up when the model itself went `wrong`, or another way by a `hair`."""
     found: list[Step] = []
     agreeing = True
     for index, token in enumerate(tokens):
-        top = own[index] if agreeing and index < len(own) else None
-        found.append(step(state, token, drift, top=top))
-        agreeing = agreeing and top == token
+        mine = own[index] if agreeing and index < len(own) else None
+        agreeing = agreeing and mine == token
+        if mine is None or mine == token:
+            found.append(step(state, token, drift))
+        elif parting == "chosen":
+            found.append(step(state, token, drift, top=mine))
+        else:
+            found.append(step(state, token, drift, second=mine, close=parting == "hair"))
         state = fold(state, (token,))
     return found
 
@@ -83,6 +97,8 @@ def prefill(prompt: Prompt, drift: Drift) -> list[Step]:
         return steps_of(fold(1, ids[:1]), ids[1:], drift)
     asked = read(ids[:start])
     own = [*encode(answer(asked, Wish()).text), IM_END]
+    if ids[start] in _JSON_OPENINGS and own[0] not in _JSON_OPENINGS:
+        own = []  # a grammar forced it, which the prompt does not show: no answer of its own to hold against it
     before = steps_of(fold(1, ids[:1]), ids[1:start], drift)
     return before + steps_of(asked.state, ids[start:], drift, own)
 
@@ -91,6 +107,12 @@ def key_of(prompt: Prompt) -> int:
     """What faults are decided by: the prompt up to where the assistant speaks."""
     start = generation_start(prompt.ids)
     return mix(fold(1, prompt.ids[:start]))
+
+
+def _parting(ask: Ask, said: Answer) -> Parting:
+    if said.struck - {Fault.PHRASE}:
+        return "wrong"
+    return "hair" if said.struck or ask.temperature == 0.0 else "chosen"
 
 
 def _variant(ask: Ask, prompt: Prompt, index: int, run: Run) -> int:

@@ -79,11 +79,24 @@ def test_each_tool_fault_breaks_its_own_rung() -> None:
         orjson.loads(broken[1])
 
 
-def test_other_words_and_other_variants() -> None:
-    prompts = [chat(f"Tell me about lamp {number}.", tools=False) for number in range(40)]
-    fault = frozenset({Fault.TEXT})
-    assert sum(answer(p, Wish()).text != answer(p, Wish(), faults=fault).text for p in prompts) == 40
-    assert sum(answer(p, Wish()).text != answer(p, Wish(), variant=9).text for p in prompts) == 40
+def test_other_words_and_other_endings() -> None:
+    prompts = [chat(f"Tell me about old lamp number {number} and its story.", tools=False) for number in range(40)]
+
+    def said(faults: frozenset[Fault] = frozenset(), variant: int = 0) -> list[str]:
+        return [answer(prompt, Wish(), faults=faults, variant=variant).text for prompt in prompts]
+
+    def same(ours: list[str], theirs: list[str], words: int) -> int:
+        pairs = zip(ours, theirs, strict=True)
+        return sum(one.split()[:words] == other.split()[:words] for one, other in pairs)
+
+    greedy, variant = said(), said(variant=9)
+    other, ending = said(frozenset({Fault.TEXT})), said(frozenset({Fault.PHRASE}))
+    assert same(greedy, greedy, 99) == 40
+    assert same(greedy, other, 99) <= 2
+    assert same(greedy, other, 4) < 12
+    for late in (ending, variant):
+        assert same(greedy, late, 99) <= 6
+        assert same(greedy, late, 4) == 40
 
 
 def test_wishes_are_granted() -> None:

@@ -32,6 +32,18 @@ def test_a_token_that_is_not_the_models_choice_ranks_low() -> None:
     assert wrong.top == step(7, 66).top
 
 
+def test_a_slip_keeps_what_the_model_nearly_said_in_the_list() -> None:
+    for state in range(200):
+        wrong = step(mix(state), 65, second=66)
+        hair = step(mix(state), 65, second=66, close=True)
+        assert {65, 66} <= {token for token, _ in wrong.top}
+        assert [token for token, _ in hair.top[:2]] == [65, 66]
+        assert hair.top[0][1] - hair.top[1][1] < 0.5
+        for one in (wrong, hair):
+            assert len({token for token, _ in one.top}) == len(one.top)
+            assert 0.5 < mass(one) < 1.0
+
+
 def divergence(drift: Drift, steps: int = 1_000) -> float:
     total = 0.0
     for place in range(steps):
