@@ -63,6 +63,7 @@ async def test_an_arm_that_is_away_has_not_changed(error: Exception) -> None:
     await first.look()
     assert first.contract(standing) == standing
     assert first.unreachable == {"reference": str(error)}
+    assert list(first.unseen) == []  # it was seen once
     restarted = watch(candidate, reference)
     await restarted.look()
     assert restarted.unseen == ("reference",)
