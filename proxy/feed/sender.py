@@ -1,6 +1,6 @@
 """The relay's side of the feed: writes the queue to the monitor's socket whenever there is one.
 
-    offer -> FeedQueue -> _pump (some 256 KiB a turn, only while the transport takes it) -> socket -> ack -> released
+    offer -> FeedQueue -> (10 ms) -> _pump (256 KiB a turn, while the transport takes it) -> socket -> ack -> released
 
 Nothing is released before the monitor acknowledged it, so the queue's bounds cover what lies in the transport
 and in the kernel too.
@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 
 TURN_BYTES = 256 * 1024  # *choice*: what one turn of the loop may write; about 50 us of copying
 CHUNK_BYTES = 64 * 1024  # *choice*
+GATHER_S = 0.01  # *choice*: several events share one write, and the monitor does not wake while a reply is on its way
 FRUITLESS_CONNECTIONS = 3  # *choice*: after so many that ended without one acknowledgement, the first event is given up
 
 
@@ -74,7 +75,7 @@ class UnixFeedSender:
             self.counters.dropped[LossReason.FEED_DOWN] = self.counters.dropped.get(LossReason.FEED_DOWN, 0) + 1
             return False
         taken = self._queue.offer(event, LossReason.FEED_FULL if self.connected else LossReason.FEED_DOWN)
-        self._wake()
+        self._wake(GATHER_S)
         return taken
 
     async def aclose(self, flush_s: float) -> None:
@@ -177,11 +178,11 @@ class UnixFeedSender:
         """The transport takes more."""
         self._wake()
 
-    def _wake(self) -> None:
+    def _wake(self, after_s: float = 0.0) -> None:
+        # Never at once: the caller is on a client's path.
         if self._link is not None and not self._link.paused and not self._pump_scheduled:
             self._pump_scheduled = True
-            # Not at once: the caller is on a client's path, and several offers share one turn.
-            self._link.loop.call_soon(self._pump)
+            self._link.loop.call_later(after_s, self._pump)
 
     def _pump(self) -> None:
         self._pump_scheduled = False
