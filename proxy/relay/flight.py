@@ -236,8 +236,7 @@ class Flight:
             if self._capture is not None:
                 self._capture.reply(data)
         now_s = self._finish(Outcome.COMPLETE, self._status)
-        unread = not self.body_whole
-        self._owner.flight_ended(now_s, close=self._close_after or unread, linger=unread)
+        self._owner.flight_ended(now_s, close=self._close_after, linger=not self.body_whole)
 
     def pause_reply(self) -> None:
         if self._candidate is not None:

@@ -94,10 +94,14 @@ class Wire:
         self._news.set()
 
     def stop_reading(self) -> None:
+        """Leaves what comes in the socket, not in some buffer of ours."""
         self._go.clear()
+        self.writer.transport.pause_reading()  # type: ignore[attr-defined]
 
     def go_on_reading(self) -> None:
         self._go.set()
+        if not self.writer.transport.is_closing():
+            self.writer.transport.resume_reading()  # type: ignore[attr-defined]
 
     async def send(self, data: bytes) -> None:
         self.writer.write(data)

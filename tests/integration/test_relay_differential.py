@@ -119,12 +119,17 @@ class Recorder:
     """Answers every whole request, and keeps it under the number of its case."""
 
     by_case: dict[int, list[Request]] = field(default_factory=lambda: defaultdict(list))
+    faults: list[str] = field(default_factory=list)
 
     async def script(self, wire: Wire) -> None:
         position = 0
         port: int = wire.writer.get_extra_info("sockname")[1]
         while True:
-            request, length = read_one(wire.received[position:], port)
+            try:
+                request, length = read_one(wire.received[position:], port)
+            except (AssertionError, ValueError) as error:
+                self.faults.append(f"{wire.received[position:][:300]!r}: {error}")
+                return
             if request is None:
                 seen = len(wire.received)
                 await wire.wait_for(lambda got, seen=seen: len(got) > seen, within_s=120)  # type: ignore[misc]
@@ -212,7 +217,7 @@ async def test_relay_passes_on_what_nginx_does_and_refuses_what_it_refuses(tmp_p
     async with upstream(by_relay.script) as up, relay(up, relay=limits) as proxy:
         ours = await play_all(proxy.host, proxy.port, by_relay)
         await until(lambda: proxy.counters.in_flight == 0)
-    faults = []
+    faults = [f"no request: {fault}" for fault in by_relay.faults]
     for case, their, our in zip(cases(), theirs, ours, strict=True):
         if our.requests != their.requests[: len(our.requests)]:
             faults.append(f"{case.name}: passed on {our.requests}, nginx {their.requests} {their.statuses}")

@@ -239,6 +239,24 @@ async def test_connection_that_speaks_out_of_turn_is_not_used_again() -> None:
         assert len(up.wires) == 3
 
 
+@on_uvloop
+async def test_idle_connection_that_speaks_is_not_used_again() -> None:
+    async def script(wire: Wire) -> None:
+        await read_request(wire)
+        await wire.send(OK)
+        await idle.wait()
+        await wire.send(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nEVIL")
+
+    idle = asyncio.Event()
+    async with upstream(script) as up, relay(up) as proxy, client(proxy) as c:
+        await c.send(chat())
+        await c.wait_bytes(OK)
+        idle.set()
+        await up.wires[0].wait_end(within_s=1.0)
+        await c.send(chat())
+        assert await c.wait_for(lambda got: got.count(b"\r\n\r\n") == 2) == OK * 2
+
+
 @pytest.mark.parametrize(
     "extra", [b"\r\n", b"GARBAGE", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nEVIL\r\n0\r\n\r\n"]
 )
@@ -349,6 +367,44 @@ async def test_answer_survives_a_client_that_sends_33_mib_anyway() -> None:
         c.writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (33 << 20))
         c.writer.write(bytes(33 << 20))
         assert (await c.wait_end()).startswith(b"HTTP/1.1 413 ")
+
+
+@on_uvloop
+async def test_answer_reaches_a_client_that_reads_only_when_all_is_sent() -> None:
+    """Closing upon unread bytes would send a reset, and the reset would eat the answer."""
+    size = 5 << 20
+    async with upstream(silence) as up, relay(up, relay={"max_body_bytes": 1000}) as proxy, client(proxy) as c:
+        c.stop_reading()
+        await c.send(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size)
+        await until(lambda: proxy.counters.errors["refused_body"] == 1)
+        for _ in range(size >> 16):
+            await c.send(bytes(1 << 16))
+        c.go_on_reading()
+        assert (await c.wait_end()).startswith(b"HTTP/1.1 413 ")
+        assert not c.reset
+
+
+@on_uvloop
+async def test_answer_reaches_a_client_whose_upload_was_held_back() -> None:
+    size = 20 << 20
+    async with (
+        upstream(_never_reads) as up,
+        relay(up, relay={"first_byte_timeout_s": 1.0}) as proxy,
+        client(proxy) as c,
+    ):
+        c.stop_reading()
+        c.writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size)
+        for _ in range(size >> 16):
+            await c.send(bytes(1 << 16))
+        c.go_on_reading()
+        assert (await c.wait_end()).startswith(b"HTTP/1.1 504 ")
+        assert not c.reset
+        assert proxy.counters.errors["first_byte_timeout"] == 1
+
+
+async def _never_reads(wire: Wire) -> None:
+    wire.stop_reading()
+    await asyncio.Event().wait()
 
 
 @on_uvloop
@@ -557,17 +613,18 @@ async def test_unreachable_candidate_never_makes_the_relay_buffer_the_upload() -
 @on_uvloop
 async def test_reader_slower_than_its_requests_still_gets_every_reply() -> None:
     """The reply before is still in the buffer when the next exchange begins: it must start paused, and go on."""
-    body = bytes(3 << 20)
+    count = 300
+    body = bytes(100_000)
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     async with upstream(replies(answer)) as up, relay(up) as proxy, client(proxy) as c:
         c.stop_reading()
         c.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-        await c.send(GET * 6)
+        await c.send(GET * count)
         taken = await _settled(lambda: proxy.counters.bytes_out)
-        assert taken < 6 * len(answer)
+        assert taken < 12 << 20
         c.go_on_reading()
-        got = await c.wait_for(lambda got: len(got) >= 6 * len(answer), within_s=60)
-        assert got == answer * 6
+        got = await c.wait_for(lambda got: len(got) >= count * len(answer), within_s=60)
+        assert got == answer * count
 
 
 @on_uvloop

@@ -62,7 +62,7 @@ async def test_sampled_exchange_is_offered_whole() -> None:
     assert exchange.outcome is Outcome.COMPLETE
     assert exchange.first_byte_s is not None
     assert 0 < exchange.first_byte_s < exchange.duration_s
-    assert exchange.duration_s >= 0.02
+    assert exchange.duration_s >= 0.015  # the script waits 0.02 s; the loop's clock ticks in milliseconds
 
 
 @on_uvloop
