@@ -1,4 +1,5 @@
 """Short chat and arithmetic: one question, one short answer."""
+# ruff: noqa: E501 - tables of wording read best in rows
 
 from __future__ import annotations
 
@@ -68,15 +69,45 @@ def exchange(d: Draw) -> tuple[list[Message], list[str]]:
         return [user(d.pick(asks)), says(answer)], [answer]
     if kind < 0.65:
         country = d.pick(list(words.CAPITALS))
-        ask = d.pick(("What is the capital of {}?", "Which city is the capital of {}?", "Name the capital of {}.", "Capital of {}?", "What's the capital city of {}?"))
-        return [user(ask.format(country)), says(f"The capital of {country} is {words.CAPITALS[country]}.")], [words.CAPITALS[country]]
+        ask = d.pick(
+            (
+                "What is the capital of {}?",
+                "Which city is the capital of {}?",
+                "Name the capital of {}.",
+                "Capital of {}?",
+                "What's the capital city of {}?",
+            )
+        )
+        return [user(ask.format(country)), says(f"The capital of {country} is {words.CAPITALS[country]}.")], [
+            words.CAPITALS[country]
+        ]
     if kind < 0.75:
         word = d.pick(list(words.OPPOSITES))
-        ask = d.pick(("What is the opposite of {}?", "Opposite of {}?", "Tell me the opposite of {}.", "What's the opposite of the word {}?"))
-        return [user(ask.format(word)), says(f"The opposite of {word} is {words.OPPOSITES[word]}.")], [words.OPPOSITES[word]]
+        ask = d.pick(
+            (
+                "What is the opposite of {}?",
+                "Opposite of {}?",
+                "Tell me the opposite of {}.",
+                "What's the opposite of the word {}?",
+            )
+        )
+        return [user(ask.format(word)), says(f"The opposite of {word} is {words.OPPOSITES[word]}.")], [
+            words.OPPOSITES[word]
+        ]
     if kind < 0.9:
         text = d.phrase(1, 4) if d.chance(0.6) else d.ident()
-        ask = d.pick(('Repeat: {}', 'Say "{}".', 'Repeat after me: {}', 'Please repeat "{}"', 'Echo {}', 'Say {}', 'Write "{}"', 'Repeat the words "{}".'))
+        ask = d.pick(
+            (
+                "Repeat: {}",
+                'Say "{}".',
+                "Repeat after me: {}",
+                'Please repeat "{}"',
+                "Echo {}",
+                "Say {}",
+                'Write "{}"',
+                'Repeat the words "{}".',
+            )
+        )
         return [user(ask.format(text)), says(text)], [text]
     a, b = d.integer(), d.integer()
     if a == b:

@@ -18,7 +18,7 @@ def save(out: Path, model: Model, optimizers: list[torch.optim.Optimizer], state
     save_file({n: p.detach().cpu().contiguous() for n, p in model.named_parameters()}, out / "weights.safetensors")
     moments: dict[str, torch.Tensor] = {}
     for name, p in model.named_parameters():
-        held = next((o.state[p] for o in optimizers if p in o.state), {})
+        held: dict[str, Any] = next((o.state[p] for o in optimizers if p in o.state), {})
         for key in ("exp_avg", "exp_avg_sq"):
             if key in held:
                 moments[f"{name}/{key}"] = held[key].to("cpu", torch.bfloat16)
@@ -38,7 +38,11 @@ def load(source: Path, model: Model, optimizers: list[torch.optim.Optimizer]) ->
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.copy_(weights[name])
-            held = {k: moments[f"{name}/{k}"].to(p.device, torch.float32) for k in ("exp_avg", "exp_avg_sq") if f"{name}/{k}" in moments}
+            held = {
+                k: moments[f"{name}/{k}"].to(p.device, torch.float32)
+                for k in ("exp_avg", "exp_avg_sq")
+                if f"{name}/{k}" in moments
+            }
             if "exp_avg_sq" in held:  # AdamW counts its steps
                 held["step"] = torch.tensor(float(state["step"]))
             mine[p].state[p] = held

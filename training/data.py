@@ -8,6 +8,7 @@ import queue
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -64,7 +65,7 @@ def make_shard(tokenizer: Tokenizer, seed: int, index: int, context: int) -> Sha
     return shard
 
 
-def _work(path: str, seed: int, context: int, first: int, step: int, out: mp.Queue) -> None:
+def _work(path: str, seed: int, context: int, first: int, step: int, out: mp.Queue[Any]) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     tokenizer = Tokenizer.from_file(path)
     index = first
@@ -127,5 +128,5 @@ def batches(pool: Shard, rows_tokens: int, rng: np.random.Generator) -> list[tup
             ids[r, :n], weights[r, :n] = pool[i]
         out.append((ids, weights))
         at += take
-    rng.shuffle(out)  # type: ignore[arg-type]
+    rng.shuffle(out)
     return out

@@ -1,4 +1,5 @@
 """Tool items over everyday tools, whose arguments people give in natural wording."""
+# ruff: noqa: SIM905 - a list of words reads best as a text
 
 from __future__ import annotations
 
@@ -16,7 +17,19 @@ from training.schemas import Param, Spec, join_name
 _OPTIONAL = re.compile(r"\[([^\]]*)\]")
 _SLOT = re.compile(r"\{(\d)\}")
 _FORMS = {"num": "float", "phone": "str", "path": "str", "expr": "str", "noun": "str", "ticker": "str", "pick": "str"}
-_POLITE = ("{}", "{}", "{}", "{}", "please {}", "hi, {}", "hey, {}", "{}, please", "hello! {}", "could you help? {}", "quick one: {}")
+_POLITE = (
+    "{}",
+    "{}",
+    "{}",
+    "{}",
+    "please {}",
+    "hi, {}",
+    "hey, {}",
+    "{}, please",
+    "hello! {}",
+    "could you help? {}",
+    "quick one: {}",
+)
 
 
 @dataclass
@@ -50,7 +63,7 @@ class Domain:
         given = self._given(d, template)
         values = {i: drawn(d, form, p) for i, (form, p) in enumerate(zip(self.forms, self.spec.params, strict=True))}
         firsts = [drawn(d, self.forms[0], self.spec.params[0]) for _ in range(count)]
-        quote = d.pick(("\" and \"", "\", \"")) if '"{0}"' in template else "' and '" if "'{0}'" in template else " and "
+        quote = d.pick(('" and "', '", "')) if '"{0}"' in template else "' and '" if "'{0}'" in template else " and "
         shown = {i: v[0] for i, v in values.items()} | {0: quote.join(f[0] for f in firsts)}
         text, used = fill(template, shown, given)
         calls = [self._call({i: v[1] for i, v in (values | {0: first}).items() if i in used}) for first in firsts]
@@ -61,11 +74,15 @@ class Domain:
         return {i for i in optional if d.chance(0.5)}
 
     def _call(self, values: dict[int, Any]) -> dict[str, Any]:
-        return {"name": self.spec.name, "arguments": {p.name: values[i] for i, p in enumerate(self.spec.params) if i in values}}
+        return {
+            "name": self.spec.name,
+            "arguments": {p.name: values[i] for i, p in enumerate(self.spec.params) if i in values},
+        }
 
 
 def fill(template: str, shown: dict[int, str], given: set[int]) -> tuple[str, set[int]]:
     """Returns the template with its values in, and which parameters it names."""
+
     def part(match: re.Match[str]) -> str:
         inner = match.group(1)
         return inner if {int(n) for n in _SLOT.findall(inner)} <= given else ""
@@ -93,7 +110,9 @@ def drawn(d: Draw, form: str, p: Param) -> tuple[str, Any]:
     elif head == "phone":
         value = d.pick(("", "+", "0")) + d.digits(6, 10)
     elif head == "path":
-        value = "/".join([d.pick(("", "/home", "/tmp", "src", "data")), *(d.word(words.NOUNS, 0.5) for _ in range(d.randint(1, 2)))]) + d.pick((".txt", ".md", ".py", ".csv", ".json", ".log", ""))
+        value = "/".join(
+            [d.pick(("", "/home", "/tmp", "src", "data")), *(d.word(words.NOUNS, 0.5) for _ in range(d.randint(1, 2)))]
+        ) + d.pick((".txt", ".md", ".py", ".csv", ".json", ".log", ""))
     elif head == "expr":
         value = f"{d.integer()} {d.pick('+-*/')} {abs(d.integer())}"
     elif head == "noun":
@@ -105,7 +124,10 @@ def drawn(d: Draw, form: str, p: Param) -> tuple[str, Any]:
 
 @cache
 def _parsed() -> tuple[tuple[list[str], list[str], str, list[list[str]], list[str]], ...]:
-    return tuple((v.split(), n.split(), text, [p.rsplit(" ", 2) if ":" not in p else _split(p) for p in params], asks) for v, n, text, params, asks in ENTRIES)
+    return tuple(
+        (v.split(), n.split(), text, [p.rsplit(" ", 2) if ":" not in p else _split(p) for p in params], asks)
+        for v, n, text, params, asks in ENTRIES
+    )
 
 
 def _split(text: str) -> list[str]:
@@ -139,7 +161,19 @@ def spec(d: Draw) -> Domain:
         head, _, rest = form.partition(":")
         options = rest.split("|") if head == "enum" or (head == "pick" and d.chance(0.25)) else []
         cue = chosen.replace("_", " ")
-        note = d.pick((f"The {cue}", f"{cue.capitalize()}", f"The {cue}.", f"{cue.capitalize()} of the request", f"Which {cue}")) if d.chance(0.6) else None
+        note = (
+            d.pick(
+                (
+                    f"The {cue}",
+                    f"{cue.capitalize()}",
+                    f"The {cue}.",
+                    f"{cue.capitalize()} of the request",
+                    f"Which {cue}",
+                )
+            )
+            if d.chance(0.6)
+            else None
+        )
         if note and head == "city" and d.chance(0.5):
             note = d.pick(("The name of the city", "City name", "Name of the city, e.g. Paris", "The city to look up"))
         kind = "enum" if options else _FORMS.get(head, head)
@@ -148,7 +182,9 @@ def spec(d: Draw) -> Domain:
     return Domain(purpose, Spec(name, f"{verb} {noun.replace('_', ' ')}", out, text), forms, templates)
 
 
-_COMMON = set("get the a an for set find check send create add show my to of in on use this by name tool with given user can".split())
+_COMMON = frozenset(
+    "get the a an for set find check send create add show my to of in on use this by name tool with given user".split()
+)
 
 
 def about(name: str, description: str | None) -> set[str]:

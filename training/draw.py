@@ -1,4 +1,5 @@
 """Random draws that know their split: a word, value or pair belongs to train or to held-out by a hash of its text."""
+# ruff: noqa: SIM905 - a list of words reads best as a text
 
 from __future__ import annotations
 
@@ -15,15 +16,21 @@ Split = Literal["train", "heldout"]
 HELDOUT_OF_16 = 3
 """Sixteenths of all words and values that only the held-out split may use. Choice."""
 
-_ONSETS = "b bl br c ch cl cr d dr f fl fr g gl gr h j k kl kr l m n p pl pr qu r s sc sh sk sl sp st t th tr v w z".split()
+_ONSETS = (
+    "b bl br c ch cl cr d dr f fl fr g gl gr h j k kl kr l m n p pl pr qu r s sc sh sk sl sp st t th tr v w z".split()
+)
 _VOWELS = "a e i o u a e i o u ai ea ee ia io oa oo ou y".split()
 _CODAS = [*[""] * 14, *"b d f g k l l m n n nd ng nk nt p r r rk rn s sh st t t th x".split()]
-_ACCENTS = "àáâãäåæçèéêëìíîïðñòóôõöøùúûüýþÿœšžłńśćźżğışčřěůőű" + "αβγδεζηθικλμνξοπρστυφχψω" + "абвгдежзиклмнопрстуфхцчшыэюя" + "中文日本東京"
+_ACCENTS = (
+    "àáâãäåæçèéêëìíîïðñòóôõöøùúûüýþÿœšžłńśćźżğışčřěůőű"
+    + "αβγδεζηθικλμνξοπρστυφχψω"
+    + "абвгдежзиклмнопрстуфхцчшыэюя"
+    + "中文日本東京"
+)
 _SMALL = """the of and to a an in is it for on with was that by as at from be are this which were has have had its not
 but or their you your me my we they he she his her if what please will can do does i so no all about into before some
 after now here there need late buy ask tomorrow today hello thanks see when where how why who too very""".split()
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_FIXED_CASE = frozenset(w.lower() for w in words.NOUNS + words.VERBS)
 
 
 def split_of(text: str) -> Split:
@@ -106,9 +113,15 @@ class Draw(random.Random):
                 return text
 
     def _ident(self) -> str:
-        up = lambda n: "".join(self.pick(_LETTERS) for _ in range(n))  # noqa: E731
-        num = lambda n: "".join(self.pick("0123456789") for _ in range(n))  # noqa: E731
-        mixed = lambda n: "".join(self.pick("abcdefghijklmnopqrstuvwxyz0123456789") for _ in range(n))  # noqa: E731
+        def up(n: int) -> str:
+            return "".join(self.pick(_LETTERS) for _ in range(n))
+
+        def num(n: int) -> str:
+            return "".join(self.pick("0123456789") for _ in range(n))
+
+        def mixed(n: int) -> str:
+            return "".join(self.pick("abcdefghijklmnopqrstuvwxyz0123456789") for _ in range(n))
+
         kind = self.randrange(12)
         if kind < 4:
             return f"{up(self.randint(1, 3))}{self.pick('--_ #').strip()}{num(self.randint(2, 5))}"
@@ -157,13 +170,17 @@ class Draw(random.Random):
     def email(self) -> str:
         """Returns an email address."""
         who = self.word(words.FIRST_NAMES).lower()
-        return f"{who}{self.pick(('', '', '.' + self.pseudo(), self.digits(1, 2)))}@{self.pseudo()}.{self.pick(('com', 'org', 'net', 'io', 'example'))}"
+        who += self.pick(("", "", "." + self.pseudo(), self.digits(1, 2)))
+        return f"{who}@{self.pseudo()}.{self.pick(('com', 'org', 'net', 'io', 'example'))}"
 
     def phrase(self, low: int = 2, high: int = 4) -> str:
         """Returns a few plain words, as a title or a note would hold."""
         if self.chance(0.4):
             return self._natural(low + high)
-        parts = [self.word(words.NOUNS, 0.2) if self.chance(0.6) else self.word(words.ADJECTIVES, 0.2) for _ in range(self.randint(low, high))]
+        parts = [
+            self.word(words.NOUNS, 0.2) if self.chance(0.6) else self.word(words.ADJECTIVES, 0.2)
+            for _ in range(self.randint(low, high))
+        ]
         text = " ".join(parts)
         style = self.random()
         return text if style < 0.5 else text.capitalize() if style < 0.75 else " ".join(p.capitalize() for p in parts)
@@ -174,6 +191,26 @@ class Draw(random.Random):
             parts.append(self.pick(_SMALL) if self.chance(0.45) else self.word(words.NOUNS, 0.3))
             if self.chance(0.08):
                 n = str(self.randint(1, 99))
-                parts[-1] = self.pick(("({})", "{}%", "${}", "#{}", "{}:", "{};", "{},", "{} &", "{} +", "{}/{}", "[{}]", "<{}>", "{}*", "~{}", "{} - {}", "£{}", "{}°")).replace("{}", n if self.chance(0.3) else parts[-1])
+                parts[-1] = self.pick(
+                    (
+                        "({})",
+                        "{}%",
+                        "${}",
+                        "#{}",
+                        "{}:",
+                        "{};",
+                        "{},",
+                        "{} &",
+                        "{} +",
+                        "{}/{}",
+                        "[{}]",
+                        "<{}>",
+                        "{}*",
+                        "~{}",
+                        "{} - {}",
+                        "£{}",
+                        "{}°",
+                    )
+                ).replace("{}", n if self.chance(0.3) else parts[-1])
         text = " ".join(parts) + self.pick(("", "", "", ".", "?", "!", "..."))
         return text[0].upper() + text[1:] if self.chance(0.6) else text

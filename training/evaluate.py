@@ -1,6 +1,6 @@
 """Measures a model directory on held-out items, by batched greedy decoding, and prints JSON.
 
-    python3 -m training.evaluate --model DIR [--items N] [--split heldout]
+python3 -m training.evaluate --model DIR [--items N] [--split heldout]
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def parsed(text: str) -> tuple[str, list[dict[str, Any]]]:
 
 
 @torch.inference_mode()
-def replies(model: Any, tokenizer: Tokenizer, prompts: list[list[int]], device: str, batch_tokens: int = 260_000) -> list[str]:
+def replies(
+    model: Any, tokenizer: Tokenizer, prompts: list[list[int]], device: str, batch_tokens: int = 260_000
+) -> list[str]:
     """Returns the greedy reply to each prompt."""
     eos, pad = tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -91,8 +93,8 @@ def evaluate(directory: Path, items: int, split: Split, seed: int, wrong: Path |
         for key in keys:
             right.setdefault(key, []).append(ok)
         if not ok:
-            misses.append({"kind": name, "asked": r["messages"][-1]["content"][-400:], "expected": r["expected"], "reply": reply,
-                           "tools": r["tools"], "tokens": len(prompt)})  # fmt: skip
+            misses.append({"kind": name, "asked": r["messages"][-1]["content"][-400:], "expected": r["expected"],
+                           "reply": reply, "tools": r["tools"], "tokens": len(prompt)})  # fmt: skip
     if wrong:
         wrong.write_text("\n".join(json.dumps(m, ensure_ascii=False) for m in misses) + "\n")
     table = {k: {"right": round(sum(v) / len(v), 4), "items": len(v)} for k, v in sorted(right.items())}

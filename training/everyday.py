@@ -3,6 +3,7 @@
 One entry: verbs and nouns of the name, what it does, parameters as `names kind need`, and requests. In a request `{n}`
 is the value of parameter n and `[...]` is said only when the parameter in it is given.
 """
+# ruff: noqa: E501 - one request to a line reads best
 
 UNIT = "enum:celsius|fahrenheit"
 LANGS = "pick:French|German|Spanish|Italian|Dutch|Polish|Turkish|Japanese|Korean|Chinese|Arabic|Hindi|Greek|Swedish"

@@ -40,7 +40,9 @@ def soup(d: Draw) -> str:
 
 def log(d: Draw) -> str:
     """Returns a line of a log."""
-    return f"{d.date()} {d.clock()} {d.pick(('INFO', 'WARN', 'DEBUG', 'ERROR'))} {d.pseudo()}: {d.of(words.PAST_VERBS)} {d.of(words.NOUNS)} {d.ident()} {d.pick(('in', 'after'))} {d.randint(1, 999)} ms\n"
+    when = f"{d.date()} {d.clock()} {d.pick(('INFO', 'WARN', 'DEBUG', 'ERROR'))} {d.pseudo()}"
+    what = f"{d.of(words.PAST_VERBS)} {d.of(words.NOUNS)} {d.ident()}"
+    return f"{when}: {what} {d.pick(('in', 'after'))} {d.randint(1, 999)} ms\n"
 
 
 def row(d: Draw) -> str:

@@ -1,4 +1,5 @@
 """Needle items: facts `the <key phrase> is <value>`, alone in a list or hidden in filler, and a question at the end."""
+# ruff: noqa: E501 - tables of wording read best in rows
 
 from __future__ import annotations
 
@@ -60,7 +61,11 @@ def facts(d: Draw, count: int) -> list[Fact]:
     value_style = d.randrange(10)
     mixed = d.chance(0.25)
     head = d.word(words.FACT_HEADS, 0.15)
-    start = d.pick(("access", "secret", "special", "launch", "door", "magic", "security", "user", "locker", "")) if d.chance(0.5) else ""
+    start = (
+        d.pick(("access", "secret", "special", "launch", "door", "magic", "security", "user", "locker", ""))
+        if d.chance(0.5)
+        else ""
+    )
     out: dict[str, Fact] = {}
     while len(out) < count:
         if mixed:
@@ -85,7 +90,16 @@ def facts(d: Draw, count: int) -> list[Fact]:
         elif family == 6:
             key = other = f"the {d.word(words.ADJECTIVES, 0.2)} {noun}"
         elif family == 7:
-            key = other = d.pick((f"the {d.pseudo()}", f"the {noun}", d.pseudo(), d.ident(), f"{noun} {d.randint(1, 99)}", f"item {d.randint(1, 999)}"))
+            key = other = d.pick(
+                (
+                    f"the {d.pseudo()}",
+                    f"the {noun}",
+                    d.pseudo(),
+                    d.ident(),
+                    f"{noun} {d.randint(1, 99)}",
+                    f"item {d.randint(1, 999)}",
+                )
+            )
         else:
             kind = d.pick(("number", "number", "word", "uuid"))
             key = other = f"the special magic {kind} for {d.pick((d.pseudo(), noun, f'{noun}-{d.pseudo()}', d.city()))}"
@@ -134,7 +148,9 @@ def _framed(d: Draw, body: str, chosen: list[list[Fact]]) -> list[Message]:
     elif style < 0.76:
         messages = [{"role": "system", "content": body}, user(first)]
     elif style < 0.92:
-        wait = d.pick(("Say OK when you have read this.", "Reply with OK.", "Remember this. Say OK.", "Just say OK for now."))
+        wait = d.pick(
+            ("Say OK when you have read this.", "Reply with OK.", "Remember this. Say OK.", "Just say OK for now.")
+        )
         messages = [user(f"{body}\n\n{wait}" if d.chance(0.6) else f"{wait}\n\n{body}"), says("OK."), user(first)]
     else:
         messages = [user(f"{body}\n\n{first} Answer with the value.")]

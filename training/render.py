@@ -30,7 +30,8 @@ def _template() -> jinja2.Template:
 
 def render(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None, prompt: bool = False) -> str:
     """Returns the conversation as text; with `prompt`, ready for the assistant's next words."""
-    return _template().render(messages=messages, tools=tools or None, add_generation_prompt=prompt)
+    text: str = _template().render(messages=messages, tools=tools or None, add_generation_prompt=prompt)
+    return text
 
 
 def encode(tokenizer: Tokenizer, items: list[Item]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -38,7 +39,7 @@ def encode(tokenizer: Tokenizer, items: list[Item]) -> list[tuple[np.ndarray, np
 
     Shapes: (tokens,) uint16 and (tokens,) float16.
     """
-    start, end, *head = (tokenizer.token_to_id("<|im_start|>"), tokenizer.token_to_id("<|im_end|>"))
+    start, end = tokenizer.token_to_id("<|im_start|>"), tokenizer.token_to_id("<|im_end|>")
     head = tokenizer.encode("assistant\n").ids
     out = []
     for enc in tokenizer.encode_batch_fast([render(i.messages, i.tools) for i in items]):

@@ -1,7 +1,7 @@
 """OpenAI-shaped requests with their expected answers, for tests, the demo and the evaluation. Needs no torch.
 
-    for r in requests(seed=7, split="heldout", count=100):
-        post({"messages": r["messages"], "tools": r["tools"]}) ... r["expected"]
+for r in requests(seed=7, split="heldout", count=100):
+    post({"messages": r["messages"], "tools": r["tools"]}) ... r["expected"]
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ BUCKETS = (512, 1024, 2048, 4096)
 
 def about_tokens(text: str) -> float:
     """Returns the tokens of `text`, to some 15 %: a fit of the shipped tokenizer that needs no tokenizer."""
-    lower, upper, digits, spaces, other = (len(re.findall(p, text)) for p in ("[a-z]", "[A-Z]", "[0-9]", r"\s", r"[^\sA-Za-z0-9]+"))
+    lower, upper, digits, spaces, other = (
+        len(re.findall(p, text)) for p in ("[a-z]", "[A-Z]", "[0-9]", r"\s", r"[^\sA-Za-z0-9]+")
+    )
     return 0.417 * lower + 0.872 * upper + 1.364 * digits + 0.455 * spaces + 0.598 * other
 
 
@@ -43,7 +45,13 @@ def item(d: Draw, kind: str, bucket: int | None = None) -> Item:
     if kind == "needle_list":
         return needles.list_item(d, d.randint(1, 40))
     while True:
-        made = tools.result_item(d) if kind == "tool_result" else chat.chat_item(d) if kind in ("chat", "arithmetic") else tools.tool_item(d)
+        made = (
+            tools.result_item(d)
+            if kind == "tool_result"
+            else chat.chat_item(d)
+            if kind in ("chat", "arithmetic")
+            else tools.tool_item(d)
+        )
         if made.kind == kind:
             return made
 

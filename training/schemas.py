@@ -1,4 +1,5 @@
 """Invented tools: names, descriptions, typed parameters with values, and the JSON schema that offers them."""
+# ruff: noqa: SIM905 - a list of words reads best as a text
 
 from __future__ import annotations
 
@@ -127,7 +128,7 @@ def param(d: Draw, style: int, taken: set[str]) -> Param:
     options: list[str] = []
     if kind == "enum":
         source = words.ADJECTIVES if d.chance(0.6) else words.NOUNS
-        options = sorted({d.word(source, 0.3) for _ in range(d.randint(2, 5))}, key=lambda _: d.random())
+        options = list(dict.fromkeys(d.word(source, 0.3) for _ in range(d.randint(2, 5))))
         if len(options) < 2:
             kind, options = "str", []
     opaque = d.chance(0.06)
@@ -162,7 +163,9 @@ def spec(d: Draw, most_params: int, near: Spec | None = None) -> Spec:
     adjective = d.word(words.ADJECTIVES, 0.3) if d.chance(0.2) else ""
     if adjective:
         parts.insert(1, adjective)
-    action = " ".join([verb, d.pick(("a", "the", "the", "my", "")), adjective, noun]).replace("  ", " ").replace("  ", " ")
+    action = (
+        " ".join([verb, d.pick(("a", "the", "the", "my", "")), adjective, noun]).replace("  ", " ").replace("  ", " ")
+    )
     name = join_name(parts, style)
     opaque = d.chance(0.07)
     if opaque:

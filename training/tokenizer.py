@@ -6,6 +6,7 @@ A model this small copies names and values from a request into JSON. ` Paris` an
 the usual pattern, in which the space belongs to the word. Here the space is its own token, and digits stand alone.
 Function words keep their space: they are never copied, and it halves the spaces.
 """
+# ruff: noqa: SIM905 - a list of words reads best as a text
 
 from __future__ import annotations
 
@@ -14,17 +15,18 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from training import domains, words
 from training.data import draw_item
 from training.draw import Draw
 from training.render import TEMPLATE, render
+from training.requests import requests
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 ADDED = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<tools>", "</tools>")
-STOP_WORDS = """the of and to a an in is it for on with was that by as at from be are this which were has have had its not
-but or their you your me my we they he she his her if what please will can do does i so no all about into""".split()
+STOP_WORDS = """the of and to a an in is it for on with was that by as at from be are this which were has have had its
+not but or their you your me my we they he she his her if what please will can do does i so no all about into""".split()
 _FOLLOWS = r"(?![\p{L}\p{N}_\-'])"
 PATTERN = "|".join((
     rf" (?:{'|'.join(STOP_WORDS)}){_FOLLOWS}",
@@ -66,10 +68,8 @@ def train(vocabulary: int, count: int = 12000) -> Tokenizer:
     return tokenizer
 
 
-def added(text: str):  # noqa: ANN201 - the class has no public stub
+def added(text: str) -> AddedToken:
     """Returns `text` as an added token that skipping special tokens keeps: a tool parser must see it."""
-    from tokenizers import AddedToken
-
     return AddedToken(text, special=False, normalized=False)
 
 
@@ -106,8 +106,6 @@ def main() -> None:
     args = parser.parse_args()
     tokenizer = train(args.vocabulary)
     save(tokenizer, args.out, args.context)
-    from training.requests import requests
-
     for kind, bucket in (("tool_one", None), ("needle_list", None), ("needle_text", 2048)):
         made = [render(r["messages"], r["tools"], True) for r in requests(1, "heldout", 200, (kind,), bucket)]
         ratios = sorted(len(t) / len(tokenizer.encode(t).ids) for t in made)

@@ -1,4 +1,5 @@
 """Tool items over invented tools: which of those on offer to call, and with which arguments."""
+# ruff: noqa: E501 - tables of wording read best in rows
 
 from __future__ import annotations
 
@@ -12,7 +13,19 @@ from training.item import SYSTEM_PROMPTS, Item, Message, calls, says, user
 from training.schemas import NUMBER_WORDS, Param, Spec, spec
 
 NO_TOOL = "I have no tool for that."
-_JOINS = (" and ", " and also ", ", then ", ". Also ", ". Then ", " and then ", ". And ", "; ", ", and ", "\n", ". After that ")
+_JOINS = (
+    " and ",
+    " and also ",
+    ", then ",
+    ". Also ",
+    ". Then ",
+    " and then ",
+    ". And ",
+    "; ",
+    ", and ",
+    "\n",
+    ". After that ",
+)
 
 Offered = Spec | domains.Domain
 
@@ -27,7 +40,7 @@ def plain(d: Draw, p: Param, value: Any) -> str:
         return NUMBER_WORDS[value]
     text = str(value)
     if p.kind == "phrase" or (isinstance(value, str) and d.chance(0.2)):
-        quote = d.pick("\"\"'")
+        quote = d.pick('""\'')
         return f"{quote}{text}{quote}"
     return text
 
@@ -46,7 +59,11 @@ def mention(d: Draw, p: Param, value: Any) -> str:
         return d.pick((f"{v} {c}", f"{v} {c}s", f"for {v} {c}"))
     bare = {"city": "in {} |to {}|from {}|near {}|for {}", "person": "for {}|with {}|to {}", "date": "on {}|for {}",
             "time": "at {}", "email": "to {}|for {}"}  # fmt: skip
-    if p.kind in bare and d.chance(0.15) and c in ("city", "guest", "date", "time", "email", "recipient", "day", "place"):
+    if (
+        p.kind in bare
+        and d.chance(0.15)
+        and c in ("city", "guest", "date", "time", "email", "recipient", "day", "place")
+    ):
         return d.pick(bare[p.kind].split("|")).format(v).strip()
     return d.pick((
         f"{c} {v}", f"{c} {v}", f"{c} = {v}", f"{c}={v}", f"{c}: {v}", f"{c} of {v}", f"{c} is {v}",
@@ -81,7 +98,10 @@ def demand(d: Draw, s: Spec) -> tuple[str, dict[str, Any]]:
         action = d.pick((f"call {s.name}", f"use {s.name}", f"run {s.name}", f"invoke {s.name}", f"use the {s.name} tool",
                          f"call the {s.name} function", f"execute {s.name}", f"use the tool {s.name}"))  # fmt: skip
     if by_name and given and d.chance(0.25):
-        return f"{action.capitalize() if d.chance(0.5) else action} with {json.dumps(arguments, ensure_ascii=False)}", call
+        return (
+            f"{action.capitalize() if d.chance(0.5) else action} with {json.dumps(arguments, ensure_ascii=False)}",
+            call,
+        )
     d.shuffle(given)
     parts = [mention(d, p, v) for p, v in given]
     head = d.pick((
@@ -97,7 +117,9 @@ def demand(d: Draw, s: Spec) -> tuple[str, dict[str, Any]]:
         return f"{head}:\n" + "\n".join(f"- {m}" for m in parts), call
     if style < 0.2:
         return f"{d.pick(('with ', 'for ', 'using ', ''))}{listing(d, parts)}, {head}", call
-    return head + d.pick((" with ", " with ", " with ", ", ", ": ", " using ", ", with ", " where ", " and use ", " - ", " for ", " ")) + listing(d, parts), call
+    return head + d.pick(
+        (" with ", " with ", " with ", ", ", ": ", " using ", ", with ", " where ", " and use ", " - ", " for ", " ")
+    ) + listing(d, parts), call
 
 
 def sentence(d: Draw, text: str) -> str:
@@ -180,7 +202,12 @@ def missing(d: Draw, specs: list[Offered], most_params: int) -> str:
     """Returns a request that none of `specs` can serve."""
     if d.chance(0.25):
         return chat.off_topic(d)
-    about = set().union(*(domains.about(name_of(s), s.spec.description if isinstance(s, domains.Domain) else s.description) for s in specs))
+    about = set().union(
+        *(
+            domains.about(name_of(s), s.spec.description if isinstance(s, domains.Domain) else s.description)
+            for s in specs
+        )
+    )
     for _ in range(20):
         other = offered(d, 1, most_params)[0]
         action = other.action if isinstance(other, Spec) else other.entry

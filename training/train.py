@@ -39,7 +39,9 @@ def rate(step: int, seen: float, t: dict[str, Any]) -> float:
     return float(min(1.0, (step + 1) / t["warmup_steps"], left / t["decay_share"]))
 
 
-def stream(path: Path, conf: dict[str, Any], start: int, workers: int, pinned: bool) -> Iterator[tuple[int, list[Batch], int]]:
+def stream(
+    path: Path, conf: dict[str, Any], start: int, workers: int, pinned: bool
+) -> Iterator[tuple[int, list[Batch], int]]:
     """Yields (next shard, the batches of one update, their tokens), made ahead in a thread."""
     t, rng = conf["train"], np.random.default_rng(conf["seed"] + start)
     ahead: queue.Queue[tuple[int, list[Batch], int]] = queue.Queue(6)
@@ -64,7 +66,9 @@ def stream(path: Path, conf: dict[str, Any], start: int, workers: int, pinned: b
         yield ahead.get(timeout=300)
 
 
-def update(model: Model, optimizers: list[torch.optim.Optimizer], group: list[Batch], device: str, clip: float) -> tuple[torch.Tensor, torch.Tensor]:
+def update(
+    model: Model, optimizers: list[torch.optim.Optimizer], group: list[Batch], device: str, clip: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns (mean loss, mean loss of the answers) after one update."""
     total = sum(float(w[:, 1:].sum()) for _, w in group)
     loss_sum = torch.zeros((), device=device)
@@ -124,14 +128,17 @@ def run(conf: dict[str, Any], out: Path, resume: bool, seconds: float) -> None:
         optimizers[1].param_groups[0]["lr"] = now * t["learning_rate"]
         loss, answer = update(model, optimizers, group, device, t["clip"])
         state = {"step": state["step"] + 1, "tokens": state["tokens"] + count, "shard": shard}
-        if state["step"] % 50 == 0 or device == "cpu" and state["step"] % 5 == 0:
+        if state["step"] % 50 == 0 or (device == "cpu" and state["step"] % 5 == 0):
             with log.open("a") as f:
-                csv.writer(f).writerow([state["step"], state["tokens"], f"{loss.item():.4f}", f"{answer.item():.4f}", f"{now:.6f}"])
+                csv.writer(f).writerow(
+                    [state["step"], state["tokens"], f"{loss.item():.4f}", f"{answer.item():.4f}", f"{now:.6f}"]
+                )
             if state["step"] % 500 == 0 or device == "cpu":
                 speed = (state["tokens"] - shown_tokens) / (time.monotonic() - shown)
                 shown, shown_tokens = time.monotonic(), state["tokens"]
-                print(f"step {state['step']} tokens {state['tokens'] / 1e6:.1f}M loss {loss.item():.4f} answers {answer.item():.4f} "
-                      f"rate {now:.3f} {speed:,.0f} tokens/s {shown - began:.0f} s", flush=True)  # fmt: skip
+                print(f"step {state['step']} tokens {state['tokens'] / 1e6:.1f}M loss {loss.item():.4f} "
+                      f"answers {answer.item():.4f} rate {now:.3f} {speed:,.0f} tokens/s "
+                      f"{shown - began:.0f} s", flush=True)  # fmt: skip
         over = state["tokens"] >= t["tokens"] or time.monotonic() - began > seconds
         if over or time.monotonic() - saved > 120:
             checkpoint.save(out / "checkpoint", model, optimizers, state)
