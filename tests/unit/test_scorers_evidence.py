@@ -126,7 +126,7 @@ def test_past_the_bound_of_pairs_nothing_is_promoted_and_rollback_still_works() 
     lane = Lane(TOOLS, DEFAULT)
     for position in range(1_000):
         lane.fold(0.0, 0.0, position, may_promote=False)
-    assert lane.promoted_position is None
+    assert (lane.gate_position, lane.contrast_position) == (None, None)
     for position in range(1_000, 2_500):
         lane.fold(1.0, None, position, may_promote=False)
     assert lane.rollback_position is not None

@@ -131,6 +131,18 @@ def test_nothing_outvotes_a_critical_budget() -> None:
     assert state.verdict().state == "fail"
 
 
+def test_critical_budgets_share_the_alpha_of_rollback() -> None:
+    def crossing(*others: Budget) -> int:
+        state = start([TOOLS, *others], RULES)
+        feed(state, 60, {"tool_call_mismatch": 1.0})
+        at = state.verdict().budgets["tool_call_mismatch"].lane.first_crossed_position
+        assert at is not None
+        return at
+
+    more = [Budget(f"b{i}", 0.1, bounded=True, critical=True, by_length=True) for i in range(20)]
+    assert crossing() == crossing(TEXT) < crossing(*more)
+
+
 def test_an_unbounded_budget_that_is_not_critical_does_not_block() -> None:
     state = start([TOOLS, KL], RULES)
     at_its_limit = {"tool_call_mismatch": 0.0, "logprob_kl": 0.05}

@@ -92,5 +92,12 @@ def test_loss_is_said() -> None:
     evidence.fold({"x": float("nan")}, {}, "0-512", 0, may_promote=True)
     found = rule(evidence, RULES)
     assert found.value is None
-    assert found.bound is not None  # a lost score counts as a mismatch there, too
+    assert found.bound == ruled(RATE, ("0-512", 1, 1.0, None)).bound == pytest.approx(1.0)  # there, too
     assert found.reasons[-1] == "scores that never arrived and count against it: 1"
+
+
+def test_pooled_figures_do_not_depend_on_which_lane_came_first() -> None:
+    streams = [("0-512", 1, 0.1, 0.1), ("4k-16k", 1, 0.2, 0.2), ("64k+", 1, 0.3, 0.3)]
+    one, other = ruled(BY_LENGTH, *streams), ruled(BY_LENGTH, *reversed(streams))
+    assert 0.1 + 0.2 + 0.3 != 0.3 + 0.2 + 0.1
+    assert (one.value, one.noise) == (other.value, other.noise)
