@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    from scorers.records import TokenLogprobs
 
 Ids: TypeAlias = npt.NDArray[np.int32]
 Sizes: TypeAlias = npt.NDArray[np.intp]
@@ -42,6 +39,17 @@ class TokenGrid:
         return TokenGrid(self.chosen[:count], self.ids[:count], self.logprobs[:count])
 
 
+class Listed(Protocol):
+    """What is read of `records.TokenLogprobs`, which this room must not import."""
+
+    @property
+    def tokens(self) -> Sequence[str]: ...
+    @property
+    def chosen(self) -> Sequence[float]: ...
+    @property
+    def top(self) -> Sequence[Mapping[str, float]]: ...
+
+
 class KeyCodes:
     """Numbers for token keys that are texts: equal texts get equal numbers within one pair."""
 
@@ -53,7 +61,7 @@ class KeyCodes:
         return [codes.setdefault(key, len(codes)) for key in keys]
 
 
-def grid_of(logprobs: TokenLogprobs, codes: KeyCodes | None) -> TokenGrid:
+def grid_of(logprobs: Listed, codes: KeyCodes | None) -> TokenGrid:
     """The arrays of a decoded reply; ids as numbers where `codes` is None, else keys as `codes` numbers them.
 
     Raises:  ValueError where a key is no `token_id:N` and `codes` is None.

@@ -89,17 +89,21 @@ def find_whole(text: str, span: str) -> int:
 
 
 def _is_whole(text: str, start: int, end: int) -> bool:
-    first, last = text[start], text[end - 1]
-    before, after = text[start - 1 : start], text[end : end + 1]
-    if _joins(first, before) or _joins(last, after):
+    if _inside_word(text, start) or _inside_word(text, end):
         return False
-    inside_number = first.isdigit() and before in (".", ",") and text[start - 2 : start - 1].isdigit()
-    goes_on = last.isdigit() and after in (".", ",") and text[end + 1 : end + 2].isdigit()
+    before, after = text[start - 1 : start], text[end : end + 1]
+    inside_number = text[start].isdigit() and before in (".", ",") and text[start - 2 : start - 1].isdigit()
+    goes_on = text[end - 1].isdigit() and after in (".", ",") and text[end + 1 : end + 2].isdigit()
     return not (inside_number or goes_on)
 
 
-def _joins(edge: str, outside: str) -> bool:
-    return bool(outside) and (edge.isalnum() or edge == "_") and (outside.isalnum() or outside == "_")
+def _inside_word(text: str, place: int) -> bool:
+    """Whether a cut before this character would part a word."""
+    return 0 < place < len(text) and _is_of_word(text[place - 1]) and _is_of_word(text[place])
+
+
+def _is_of_word(char: str) -> bool:
+    return char.isalnum() or char == "_"
 
 
 def _ids(answer: str, far: str) -> list[tuple[str, str, int]]:
@@ -159,6 +163,8 @@ def _longest_run(answer: str, far: str, words: list[tuple[int, int]], block: int
             first -= 1
         while last < len(words) and _same(answer, far, words[last - 1][1], words[last][1], offset):
             last += 1
+        first += _inside_word(far, words[first][0] + offset)  # "x" at the end of "box" is no word of the run
+        last -= _inside_word(far, words[last - 1][1] + offset)
         if last - first > best[1] - best[0]:
             best = (first, last, offset)
         position = far.find(needle, position + 1)

@@ -122,6 +122,7 @@ def test_masses_above_one_do_no_harm() -> None:
 def test_short_rows_are_padding_and_no_token() -> None:
     steps = compare(grid({1: 0.5, 2: 0.5}, {1: 0.9}), grid({1: 0.9}, {1: 0.5, 2: 0.5}))
     assert steps.kl[1] == pytest.approx(0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5))
+    assert steps.clamped == 0  # padding counts for nothing
     assert len(joined_steps([steps, steps])) == 4
 
 

@@ -129,6 +129,16 @@ def test_another_spelling_is_left_to_json(damage: tuple[bytes, bytes]) -> None:
         assert scanned is None
 
 
+@pytest.mark.parametrize("place", [1, 7, 19])
+@pytest.mark.parametrize(
+    "damage", [(b"token_id:", b"token_ix:"), (b'"logprob":', b'"logprop":'), (b"token_id:", b"token_id::")]
+)
+def test_one_entry_of_another_spelling_is_enough(place: int, damage: tuple[bytes, bytes]) -> None:
+    old, new = damage
+    pieces = RECORDED.split(old)
+    assert scan_chat(old.join(pieces[: place + 1]) + new + old.join(pieces[place + 1 :])) is None
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_damaged_bytes_never_raise(data: st.DataObject) -> None:

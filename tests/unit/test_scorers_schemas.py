@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,6 +71,14 @@ def test_schemas_that_mean_harm_are_quick(schema: Any, value: Any) -> None:
     verdict = SchemaCache().check(schema, value)
     assert time.process_time() - started < 3.0
     assert verdict.notes
+
+
+def test_a_reference_out_of_the_document_is_never_fetched(tmp_path: Path) -> None:
+    """A file stands for the network here: the library would read either."""
+    outside = tmp_path / "schema.json"
+    outside.write_text('{"type": "string"}')
+    verdict = SchemaCache().check({"$ref": outside.as_uri()}, 1)
+    assert verdict.validity is UNDECIDED
 
 
 def test_errors_name_places_and_no_values() -> None:

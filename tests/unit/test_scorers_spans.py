@@ -84,7 +84,7 @@ def test_every_run_of_eight_is_found_wherever_it_stands(start: int, length: int,
 
 def test_a_run_takes_the_longest_of_its_first_places() -> None:
     long = "one two three four five six seven eight nine ten"
-    far = "one two three four X. " + long
+    far = "one two three four X. Y five six seven eight Z. " + long
     (span,) = copied_spans(long, far, "")
     assert (span.text, span.position) == (
         "one two three four five six seven eight",

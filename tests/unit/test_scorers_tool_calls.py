@@ -127,6 +127,7 @@ def test_parallel_calls_match_in_any_order_and_count_once() -> None:
     partly = scores(reply([a, a, b]), reply([a, b, c]))
     assert value(partly, MISMATCH) == 1.0
     assert value(partly, F1_LOSS) == pytest.approx(1 - 2 * 2 / 6)
+    assert value(scores(reply([a]), reply([a, b, c])), F1_LOSS) == pytest.approx(1 - 2 * 1 / 4)
 
 
 def test_choices_are_paired_by_index_and_averaged() -> None:
