@@ -324,12 +324,15 @@ async def relay(
     if task.done():
         task.result()
     host, port = listening.result()
+    faults: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
     try:
         yield Relay(host, port, counters, feed, shutdown, task, client_tls)
     finally:
         if not task.done():
             task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+    assert not faults, f"exceptions in callbacks of the event loop: {faults}"
 
 
 @asynccontextmanager
