@@ -6,8 +6,8 @@ inequality it ever reaches 1/alpha with probability at most alpha, however often
 
 Wealth is kept as float times a power of two of its own: products, not sums of logarithms. Multiplication, addition
 and frexp are exact to IEEE 754 on every machine, while log1p is not, so the same rows give the same decision to the
-last bit anywhere; and the relative error stays below 1e-8 over 1e7 payoffs, where a sum of logarithms that has grown
-to 1e5 loses as much in one step in a thousand. The sums are written out: `sum()` compensates from Python 3.12 on.
+last bit anywhere. The relative error stays below 1e-8 over 1e7 payoffs; a sum of logarithms that has grown to 1e5 may
+lose 1e-11 at every one of them. The sums are written out: `sum()` compensates from Python 3.12 on.
 """
 
 from __future__ import annotations
