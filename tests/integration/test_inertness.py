@@ -2,7 +2,7 @@
 
 One corpus of 200 requests, to the candidate directly and through six relays at once, whose mirrors are off, healthy,
 behind a stalled reference, without a reference, stopped (SIGSTOP), and killed (SIGKILL) in the middle. Every request
-goes to each arm in turn, in rotating order, so that times are compared in pairs within one run.
+goes to each arm in turn, in random order. Its time to first byte is compared in test_inertness_timing.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import asyncio
 import os
 import random
 import signal
-import statistics
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -34,9 +33,6 @@ noise_rate = 0.5
 replay_rate = 0.5
 needle_rate = 0.5
 """
-# *choice*: many times what a relay adds (about 0.1 ms), and below what waiting for anything would add. Two shared
-# cores run seven arms here, so a tighter bound would measure them; `make bench` compares times on a quiet machine.
-MAX_MEDIAN_SHIFT_S = 0.002
 
 
 @dataclass
@@ -95,15 +91,13 @@ async def sampled(arm: Arm) -> int:
     return int(orjson.loads(answer.body)["coverage"]["sampled"])
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_clients_and_candidate_cannot_tell_what_the_mirror_does(tmp_path: Path) -> None:
-    shifts = asyncio.run(_run(tmp_path))
-    for name, shift_s in shifts.items():
-        print(f"time to first byte, {name} less off, median of pairs: {shift_s * 1e6:+.0f} us")
-        assert shift_s < MAX_MEDIAN_SHIFT_S, name
+    asyncio.run(_run(tmp_path))
 
 
-async def _run(folder: Path) -> dict[str, float]:
+async def _run(folder: Path) -> None:
     requests, order = corpus(), random.Random(1)
     assert len(requests) == CASES
     async with arms(folder) as made:
@@ -122,14 +116,6 @@ async def _run(folder: Path) -> dict[str, float]:
             while await sampled(healthy) < 2 * expected:  # noqa: ASYNC110 - else all of this would prove nothing
                 await asyncio.sleep(0.05)
         assert any(request.header(b"user-agent") == "parity-shadow" for request in healthy.candidate.requests)
-        off = made["off"].answers[:CASES]
-        return {
-            name: statistics.median(
-                mine.first_byte_s - base.first_byte_s
-                for mine, base in zip(made[name].answers[:CASES], off, strict=True)
-            )
-            for name in ARMS[1:]
-        }
 
 
 async def _all_at_once(made: dict[str, Arm], requests: list[bytes]) -> None:
