@@ -172,7 +172,7 @@ async def upstream(script: Script, *, tls: ssl.SSLContext | None = None, port: i
         tasks.add(task)
         try:
             await script(wire)
-        except (ConnectionError, asyncio.CancelledError, EOFError):
+        except (ConnectionError, RuntimeError, asyncio.CancelledError, EOFError):
             pass  # the relay closed it, or the test is over
         tasks.discard(task)
 

@@ -97,6 +97,27 @@ async def test_disconnect_is_seen_behind_a_paused_upload() -> None:
 
 
 @on_uvloop
+async def test_crash_of_a_client_under_a_flood_raises_nothing() -> None:
+    """uvloop raises on writes between the failed one and connection_lost: the rig fails on what that would leave."""
+
+    async def script(wire: Wire) -> None:
+        await read_request(wire)
+        await wire.send(STREAM_HEAD)
+        while not wire.ended.is_set():
+            wire.writer.write(b"5\r\nhello\r\n")
+            await asyncio.sleep(0)
+
+    async with upstream(script) as up, relay(up) as proxy:
+        for turn in range(60):
+            async with client(proxy) as c:
+                await c.send(chat())
+                await c.wait_bytes(b"hello")
+                c.crash()
+            await until(lambda turn=turn: proxy.counters.client_disconnects == turn + 1)
+        await until(lambda: all(wire.ended.is_set() for wire in up.wires))
+
+
+@on_uvloop
 async def test_dead_candidate_is_502_after_all_attempts() -> None:
     async with relay(f"http://127.0.0.1:{free_port()}") as proxy, client(proxy) as c:
         await c.send(chat())
