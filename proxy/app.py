@@ -30,6 +30,7 @@ from proxy.monitor.exposition import ParityMetrics
 from proxy.monitor.ledger import SqliteLedger
 from proxy.monitor.ledger_reader import open_read_only
 from proxy.monitor.pipeline import Monitor
+from proxy.monitor.redact import redactor
 from proxy.monitor.standing import Standing
 from proxy.relay import serve_relay
 from proxy.settings import Settings, UpstreamSettings
@@ -37,7 +38,7 @@ from proxy.settings_file import Loaded
 from proxy.supervisor import Child, Policy, reserve_port, supervise
 from scorers.catalogue import SPECS, scorers
 from scorers.judge import Budget, EvidenceState, GateRules
-from scorers.planning import pairs_to_pass
+from scorers.planning import noise_pairs_to_pass, pairs_to_pass
 
 DRAIN_MARGIN_S = 5.0  # choice: what a relay may take beyond its own drain time before it is killed
 FEED_FLUSH_S = 2.0  # choice: how long a leaving relay worker waits for the monitor to take the rest
@@ -97,20 +98,39 @@ def rules_of(settings: Settings) -> GateRules:
     )
 
 
+def check(loaded: Loaded) -> None:
+    """Builds what only construction can refuse, and keeps nothing of it.
+
+    Raises:  SettingsError.
+    """
+    redactor(loaded.settings.ledger.redact)
+    budgets_of(loaded.settings)
+
+
 def budget_rows(loaded: Loaded) -> list[tuple[str, ...]]:
-    """One row per budget for `parity check-config`, as text."""
-    rules = rules_of(loaded.settings)
+    """One row per budget for `parity check-config`, as text: what it needs to pass when its mean is half its limit.
+
+    The last entry is what the noise gate needs when the reference's own floor is as high: noise pairs, divided by the
+    share of the pairs that have one. With a floor of zero only `slack` lets a mean above zero pass.
+    """
+    rules, noise_rate = rules_of(loaded.settings), loaded.settings.mirror.noise_rate
     rows: list[tuple[str, ...]] = []
     for budget in budgets_of(loaded.settings):
-        need = pairs_to_pass(budget, budget.limit / 2, rules.alpha_promote)
+        half = budget.limit / 2
+        pairs = pairs_to_pass(budget, half, rules.alpha_promote)
+        noise_pairs = noise_pairs_to_pass(budget, half, half, rules.alpha_promote) if budget.bounded else None
+        through_noise = "none asked" if not budget.bounded else "never"
+        if noise_pairs is not None and noise_rate > 0:
+            through_noise = f"{noise_pairs / noise_rate:,.0f}"
         rows.append(
             (
                 budget.name,
                 budget.unit,
                 f"{budget.limit:g}",
-                f"{budget.noise_multiple:g}",
+                f"{budget.noise_multiple:g} x floor + {budget.slack:g}" if budget.bounded else "none",
                 "critical" if budget.critical else "",
-                f"{need:,}" if need is not None else "never",
+                f"{pairs:,}" if pairs is not None else "never",
+                through_noise,
             )
         )
     return rows

@@ -173,8 +173,10 @@ def run_demo(
 
 
 def _budget_table(loaded: Loaded) -> Table:
-    table = Table(title="budgets", title_justify="left")
-    for column in ("score", "unit", "limit", "noise multiple", "critical", "pairs to pass at half the limit"):
+    table = Table(
+        title="budgets, and the pairs each needs to pass when it runs at half its limit", title_justify="left"
+    )
+    for column in ("score", "unit", "limit", "noise gate", "", "pairs: limit", "pairs: noise gate"):
         table.add_column(column)
     for row in app.budget_rows(loaded):
         table.add_row(*row)
@@ -191,7 +193,9 @@ def _load(config: Path, log_level: str) -> Loaded:
     if os.environ.get("PARITY_SUPERVISED"):
         die_with_parent()
     try:
-        return load_settings(config, os.environ, SPECS)
+        loaded = load_settings(config, os.environ, SPECS)
+        app.check(loaded)
+        return loaded
     except SettingsError as error:
         for problem in error.problems:
             err.print(f"[bold red]✗[/] {problem}", highlight=False, soft_wrap=True)
