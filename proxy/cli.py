@@ -173,11 +173,10 @@ def run_demo(
 
 
 def _budget_table(loaded: Loaded) -> Table:
-    table = Table(
-        title="budgets, and the pairs each needs to pass when it runs at half its limit", title_justify="left"
-    )
+    title = "budgets, and the pairs that each needs to pass when its mean is half its limit"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
     for column in ("score", "unit", "limit", "noise gate", "", "pairs: limit", "pairs: noise gate"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     for row in app.budget_rows(loaded):
         table.add_row(*row)
     return table
