@@ -50,7 +50,7 @@ class Policy:
     settled_s: float = 10.0  # a child that ran so long did start well
     give_up_after: int = 5  # starts in a row that did not
     drain_timeout_s: float = 35.0
-    monitor_timeout_s: float = 10.0
+    monitor_timeout_s: float = 20.0  # with a stalled reference it takes about 10 s to write what was in work
 
 
 async def supervise(

@@ -80,7 +80,8 @@ class Program:
 
     def kill(self) -> None:
         """As the system's out-of-memory killer would."""
-        self.process.send_signal(signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGKILL)
 
     def rss_bytes(self) -> int:
         """What the process holds in memory now. Source: proc(5), VmRSS."""

@@ -63,7 +63,8 @@ async def arms(folder: Path) -> AsyncIterator[dict[str, Arm]]:
         direct = await stack.enter_async_context(ScriptedServer(script))
         made = {"direct": Arm("direct", Caller(direct.port), direct)}
         urls = {"stalled": silent, "no reference": "http://127.0.0.1:1"}
-        for name in ARMS:
+
+        async def start(name: str) -> None:
             place = folder / name.replace(" ", "-")
             place.mkdir()
             candidate = await stack.enter_async_context(ScriptedServer(script))
@@ -74,7 +75,12 @@ async def arms(folder: Path) -> AsyncIterator[dict[str, Arm]]:
             relay = await stack.enter_async_context(program("relay", config))
             made[name] = Arm(name, Caller(relay.port), candidate, monitor, Caller(monitor.port) if monitor else None)
             stack.push_async_callback(made[name].caller.aclose)
+
+        await asyncio.gather(*map(start, ARMS))
         yield made
+        for arm in made.values():
+            if arm.monitor is not None:
+                arm.monitor.kill()  # to leave in order would take the stalled one ten seconds
 
 
 async def tell(arm: Arm, number: signal.Signals) -> None:
