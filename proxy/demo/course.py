@@ -110,7 +110,7 @@ def _result(answer: dict[str, Any], clients: Clients) -> dict[str, Any]:
         "byte_mismatches": tally.byte_mismatches,
         "pairs": answer["samples"],
         "noise_pairs": answer["noise_samples"],
-        "dropped": coverage["lost"],
+        "dropped": sum(coverage["lost"].values()),
         "unscored": coverage["sampled"] - coverage["scored"],
         "verdict": answer["verdict"],
         "reasons": answer["reasons"],

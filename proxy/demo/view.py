@@ -16,6 +16,7 @@ from proxy.demo.traffic import Tally
 
 STYLE = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
 SHOWN_REASONS = 6
+WIDE_COLUMNS = 110
 
 
 class LiveTable:
@@ -25,6 +26,7 @@ class LiveTable:
         self.phase = ""
         self.healthy: dict[str, Any] | None = None
         self._on = on
+        self._width = console.width
         self._live = None if quiet else Live(console=console, refresh_per_second=4)
 
     def __enter__(self) -> Self:
@@ -55,7 +57,7 @@ class LiveTable:
             f"verdict  {self._on.control_url}/gate\nmetrics  {self._on.control_url}/metrics",
             style="dim",
         )
-        parts: list[Any] = [where, clients, budget_table(answer), _verdict_line(answer)]
+        parts: list[Any] = [where, clients, budget_table(answer, self._width), _verdict_line(answer)]
         if self.healthy is not None:
             parts.append(Text(f"before the fault: {self.healthy['verdict']}", style="dim"))
         self._live.update(Panel(Group(*parts), title=f"parity demo: {self.phase}", title_align="left"))
@@ -63,7 +65,7 @@ class LiveTable:
 
 def print_verdict(console: Console, answer: dict[str, Any]) -> None:
     """Prints a verdict in the shape of `/gate` for a person."""
-    console.print(budget_table(answer))
+    console.print(budget_table(answer, console.width))
     console.print(_verdict_line(answer))
     for reason in answer["reasons"][:SHOWN_REASONS]:
         console.print(Text(f"  · {reason}"))
@@ -75,26 +77,20 @@ def print_verdict(console: Console, answer: dict[str, Any]) -> None:
         console.print(Text(f"suspect: {diagnosis['axis']}. {diagnosis['fix']}"))
 
 
-def budget_table(answer: dict[str, Any]) -> Table:
-    """The budgets of a verdict, critical ones first."""
+def budget_table(answer: dict[str, Any], width: int) -> Table:
+    """The budgets of a verdict, critical ones first; the e-values where `width` columns hold them."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("budget", "verdict"):
-        table.add_column(column)
-    for column in ("pairs", "mean", "bound", "limit", "noise floor", "log10 e promote", "log10 e roll back"):
-        table.add_column(column, justify="right")
-    budgets = sorted(answer["budgets"].items(), key=lambda item: not item[1]["critical"])
-    for name, budget in budgets:
-        table.add_row(
-            Text(name, style="bold" if budget["critical"] else ""),
-            Text(budget["verdict"], style=STYLE[budget["verdict"]]),
-            str(budget["samples"]),
-            _number(budget["value"]),
-            _number(budget["bound"]),
-            _number(budget["limit"]),
-            _number(budget["noise"]),
-            _number(budget["log10_e_promote"], "+.1f"),
-            _number(budget["log10_e_rollback"], "+.1f"),
-        )
+        table.add_column(column, no_wrap=True)
+    wide = width >= WIDE_COLUMNS
+    for column in ("pairs", "mean", "bound", "limit", "floor", *(("log10 e pass", "log10 e fail") if wide else ())):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, budget in sorted(answer["budgets"].items(), key=lambda item: not item[1]["critical"]):
+        cells = [str(budget["samples"]), *(_number(budget[key]) for key in ("value", "bound", "limit", "noise"))]
+        if wide:
+            cells += [_number(budget[key], "+.1f") for key in ("log10_e_promote", "log10_e_rollback")]
+        label = Text(name, style="bold" if budget["critical"] else "")
+        table.add_row(label, Text(budget["verdict"], style=STYLE[budget["verdict"]]), *cells)
     return table
 
 
@@ -103,5 +99,5 @@ def _verdict_line(answer: dict[str, Any]) -> Text:
     return Text.assemble(("verdict: ", "bold"), (state, STYLE[state]), f"   {answer['reason']}")
 
 
-def _number(value: float | None, how: str = ".4g") -> str:
+def _number(value: float | None, how: str = ".3g") -> str:
     return "-" if value is None else format(value, how)
