@@ -35,6 +35,8 @@ async def serve_relay(
 ) -> None:
     """Serves until `shutdown` is set, then drains; returns when every connection is closed.
 
+    Every bound (max_in_flight, feed.max_capture_bytes, ...) holds per worker.
+
     `on_listening` is told the address bound, whose port differs from the settings' when that is 0. `salt` is the
     resolved secret of the sampling, the settings' own by default. `candidate_tls` replaces the system's trust.
 
