@@ -7,7 +7,8 @@
 
 Decided here, as nginx does: the client's end of stream aborts the request in flight (a half-close looks the same as
 a client that left). While an upload is held back its end of stream lies behind bytes not read yet; the sweep asks the
-kernel then, which knows once the client's last bytes have arrived (not while they wait on the client's side). Expect: 100-continue is answered by us, as soon as the request has its place in flight.
+kernel then, which knows once the client's last bytes have arrived (not while they wait on the client's side).
+Expect: 100-continue is answered by us, as soon as the request has its place in flight.
 """
 
 from __future__ import annotations
