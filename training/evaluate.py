@@ -1,6 +1,6 @@
 """Measures a model directory on held-out items, by batched greedy decoding, and prints JSON.
 
-python3 -m training.evaluate --model DIR [--items N] [--split heldout]
+python3 -m training.evaluate --model DIR [--items N] [--split heldout] [--kinds KIND ...]
 """
 
 from __future__ import annotations
@@ -64,16 +64,18 @@ def replies(
     return out
 
 
-def evaluate(directory: Path, items: int, split: Split, seed: int, wrong: Path | None) -> dict[str, Any]:
+def evaluate(
+    directory: Path, items: int, split: Split, seed: int, wrong: Path | None, kinds: tuple[str, ...] = KINDS
+) -> dict[str, Any]:
     """Returns the shares of right replies, by kind and, for needles, by length bucket, each with its count."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16).to(device).eval()
     wanted: list[tuple[str, dict[str, Any]]] = []
-    for kind in KINDS:
+    for kind in kinds:
         if kind != "needle_text":
             wanted += [(kind, r) for r in requests(seed, split, items, (kind,))]
-    for bucket in BUCKETS:
+    for bucket in BUCKETS if "needle_text" in kinds else ():
         wanted += [(f"needle_text_{bucket}", r) for r in requests(seed, split, items, ("needle_text",), bucket)]
     prompts = [tokenizer.encode(render(r["messages"], r["tools"], True)).ids for _, r in wanted]
     texts = replies(model, tokenizer, prompts, device)
@@ -108,10 +110,11 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=100, help="items of each kind and of each length bucket")
     parser.add_argument("--split", choices=("train", "heldout"), default="heldout")
     parser.add_argument("--seed", type=int, default=20261123)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="kinds of items; all by default")
     parser.add_argument("--wrong", type=Path, help="write the wrong replies here, one JSON a line")
     args = parser.parse_args()
     began = time.monotonic()
-    print(json.dumps(evaluate(args.model, args.items, args.split, args.seed, args.wrong), indent=2))
+    print(json.dumps(evaluate(args.model, args.items, args.split, args.seed, args.wrong, tuple(args.kinds)), indent=2))
     print(f"{time.monotonic() - began:.0f} s", file=sys.stderr)
 
 

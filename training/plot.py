@@ -1,6 +1,6 @@
 """Draws the loss curve.
 
-    python3 -m training.plot --csv training/loss.csv --out training/loss.png
+python3 -m training.plot --csv training/loss.csv --out training/loss.png
 """
 
 from __future__ import annotations
