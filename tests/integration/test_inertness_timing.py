@@ -37,9 +37,14 @@ def test_time_to_first_byte_does_not_depend_on_the_mirror(tmp_path: Path) -> Non
     base = times[BASE]
     noise_s = abs(_shift_s(times[AGAIN], base))
     for name in ARMS:
-        shift_s = _shift_s(times[name], base)
+        shift_s = _shift_s(_told(name, times[name]), _told(name, base))
         print(f"{name:>10}: first byte {statistics.median(times[name]) * 1e6:6.0f} us, shift {shift_s * 1e6:+6.0f} us")
         assert shift_s <= MAX_SHIFT_S + noise_s, name
+
+
+def _told(name: str, times: list[float]) -> list[float]:
+    """The times that say something about the arm: those of "killed" begin with the kill."""
+    return times[CASES // 2 :] if name == "killed" else times
 
 
 def _shift_s(mine: list[float], base: list[float]) -> float:
