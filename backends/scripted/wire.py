@@ -12,7 +12,7 @@ import socket
 import struct
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -67,9 +67,8 @@ class Connection(asyncio.StreamReaderProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self.writer = asyncio.StreamWriter(transport, self, self.reader, self._loop)
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's own class does not inherit from it
+        self.writer = asyncio.StreamWriter(self.transport, self, self.reader, self._loop)
         self.task = self._loop.create_task(self._serve(self))
 
     def eof_received(self) -> bool:

@@ -98,6 +98,11 @@ class SamplingOrder:
         return len(self._unreleased)
 
     @property
+    def scheduled(self) -> int:
+        """Deadlines that are kept: of open slots, and of closed ones behind an open one."""
+        return len(self._due)
+
+    @property
     def owed(self) -> int:
         """Sampled requests that were refused a slot and still have no row."""
         return self._owed
@@ -182,9 +187,12 @@ class SamplingOrder:
         """The closed rows at the head, in rising position without a hole; empty while the head is open."""
         rows: list[LedgerRow] = []
         while self._unreleased and (row := self._unreleased[0].row) is not None:
-            self._unreleased.popleft().row = None  # the slot itself stays on the schedule until it is due
+            self._unreleased.popleft().row = None
             self._held_body_bytes -= _body_bytes(row)
             rows.append(row)
+        # Deadlines rise with positions, nearly: what was released is at the head, and need not wait to be due.
+        while self._due and self._due[0][2].closed:
+            heapq.heappop(self._due)
         return rows
 
     def oldest_open_s(self, now_s: float) -> float:

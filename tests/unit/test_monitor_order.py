@@ -237,3 +237,17 @@ def test_every_number_ends_in_at_most_one_row_in_rising_position(
     assert len(known) == len(set(known))
     seen = {(worker, sequence) for kind, worker, sequence in events if kind != "tick"}
     assert len(rows) >= len(seen)
+
+
+def test_nothing_is_kept_of_what_was_released() -> None:
+    """At 100 samples a second and 300 s to be late, deadlines of released slots alone were 30,000 slots."""
+    book = order()
+    for sequence in range(100):
+        book.mark(mark(sequence), float(sequence) / 100)
+    for sequence in range(1, 100):
+        closed(book, book.claim(exchange(sequence), AT, 2.0))
+    assert book.release() == []
+    assert book.scheduled == 100
+    closed(book, book.claim(exchange(0), AT, 3.0))
+    assert len(book.release()) == 100
+    assert book.scheduled == 0
