@@ -16,7 +16,7 @@ from backends.scripted.template import Prompt, plain, read, render
 from backends.scripted.tokens import encode
 
 
-class Refused(Exception):  # noqa: N818 - a reply of the server, not a failure of this program
+class Refused(Exception):
     """The request is answered with an error in vLLM's shape."""
 
     def __init__(self, status: int, message: str, kind: str = "BadRequestError", param: str | None = None) -> None:

@@ -22,7 +22,7 @@ _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Al
 _CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,8}$")
 
 
-class BadHttp(Exception):  # noqa: N818 - answered, then the connection closes
+class BadHttp(Exception):
     """What came is not HTTP that we read. `status` is the answer."""
 
     def __init__(self, status: int) -> None:
