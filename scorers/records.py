@@ -48,6 +48,7 @@ class Reason(StrEnum):
     QUEUE_FULL = "queue_full"
     PAUSED = "paused"
     LATE = "late"
+    EPOCH_CLOSED = "epoch_closed"  # sampled in an epoch that had ended by the time it could be scored
     NO_LOGPROBS = "no_logprobs"
     TOKENS_DIFFER = "tokens_differ"
     SCORER_ERROR = "scorer_error"

@@ -200,6 +200,10 @@ class LedgerReader:
         epochs = self.epochs()
         return (epochs[-1].number, epochs[-1].contract) if epochs else None
 
+    def epoch_openings(self) -> list[tuple[int, float]]:
+        """(number, seconds since the Unix epoch when it was opened) of all epochs, oldest first."""
+        return [(epoch.number, epoch.opened_unix_s) for epoch in self.epochs()]
+
     def numbers(self, limit: int) -> list[tuple[str, int]]:
         """(worker, sequence) of the latest `limit` live rows with a worker: what a feed may send again."""
         with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:

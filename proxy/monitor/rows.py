@@ -117,6 +117,10 @@ class Ledger(Protocol):
         """The number and contract of the latest epoch; None in an empty ledger."""
         ...
 
+    def epoch_openings(self) -> Sequence[tuple[int, float]]:
+        """(number, seconds since the Unix epoch when it was opened) of all epochs, oldest first."""
+        ...
+
     def next_position(self) -> int:
         """One past the highest position ever written."""
         ...
