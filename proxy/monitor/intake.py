@@ -139,7 +139,7 @@ class Intake:
         if error is not None:
             _log.error("a job ended in %s", type(error).__name__, exc_info=error)
         assert self._order is not None, "jobs come after the order"
-        row = job.task.result() if error is None else self._worker.row_without(job, Reason.SCORER_ERROR)
+        row = job.task.result() if error is None else self._without(job, Reason.SCORER_ERROR)
         self._close(self._order, job.slot, row)
 
     def _keep_early(self, event: RelayEvent) -> None:
@@ -178,17 +178,25 @@ class Intake:
         if self.backlog.offer(job):
             self._jobs[job.slot.position] = job
         else:
-            self._close(order, job.slot, self._worker.row_without(job, Reason.QUEUE_FULL))
+            self._close(order, job.slot, self._without(job, Reason.QUEUE_FULL))
 
     def _close_late(self, order: SamplingOrder, slot: Slot) -> None:
         job = self._jobs.get(slot.position)
         if job is None:
             row = lost_row(slot, self._standing.epoch, Reason.LATE.value)
         else:
-            row = self._worker.row_without(job, Reason.LATE)
+            row = self._without(job, Reason.LATE)
         self._close(order, slot, row)
         if job is not None and job.task is not None:
             job.task.cancel()
+
+    def _without(self, job: Job, why: Reason) -> LedgerRow:
+        """The row of a job whose work did not end. Never raises: a slot that stayed open would hold all others."""
+        try:
+            return self._worker.row_without(job, why)
+        except Exception:  # noqa: BLE001  a request that breaks the planning costs its own scores, never the order
+            _log.exception("the scores that a job lost could not be named")
+            return lost_row(job.slot, job.epoch, why.value, job.exchange)
 
     def _close(self, order: SamplingOrder, slot: Slot, row: LedgerRow) -> None:
         order.close(slot, row)

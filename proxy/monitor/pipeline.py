@@ -122,7 +122,8 @@ class Monitor:
     async def run(self, shutdown: asyncio.Event) -> None:
         """Resumes from the ledger, works until `shutdown`, then drains: what was begun is written or counted as lost.
 
-        Raises:  LedgerError when the ledger cannot be read at the start.
+        Raises:  LedgerError when the ledger cannot be read at the start; whatever ends one of its tasks: a monitor
+                 that half works is worse than one that its supervisor starts again.
         """
         try:
             await self._resume()
@@ -137,7 +138,7 @@ class Monitor:
                 asyncio.create_task(self._keep_small(), name="ledger-pruner"),
             ]
             try:
-                await shutdown.wait()
+                await _told(shutdown, [writing, *tasks])
                 await self._finish_work()
             finally:
                 self._intake.close_all()
@@ -292,3 +293,19 @@ class Monitor:
         refused = health.failures_in_a_row > 0 and 400 <= health.last_status < 500
         unknown = "reference" in self._watch.unreachable or "reference" in self._watch.unseen
         return not refused and not unknown and self._mirror.breaker.state(self._clock()) == "closed"
+
+
+async def _told(shutdown: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Returns when `shutdown` is set. Raises: what ended a task; none of them ends by itself before that."""
+    waiting = asyncio.create_task(shutdown.wait(), name="shutdown")
+    try:
+        await asyncio.wait({waiting, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+    if shutdown.is_set():
+        return
+    for task in tasks:
+        if task.done():
+            _log.critical("the monitor ends because its task %s ended", task.get_name())
+            task.result()
+            raise RuntimeError(f"the monitor's task {task.get_name()} ended before it was told to")

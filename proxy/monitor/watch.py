@@ -80,6 +80,10 @@ class ContractWatch:
             if side not in self._errors:
                 _log.warning("the %s cannot be observed: %s", side, error)
             self._errors[side] = str(error)
+        except Exception as error:  # noqa: BLE001  whatever an arm answers, the watch looks again
+            if side not in self._errors:
+                _log.exception("the %s said something that could not be read", side)
+            self._errors[side] = f"its answer could not be read ({type(error).__name__})"
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

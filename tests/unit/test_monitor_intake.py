@@ -186,3 +186,31 @@ async def test_ending_a_worker_in_the_middle_of_a_job_gives_everything_back() ->
     await until(lambda: rig.intake.state()["queue"]["in_work"] == 1)
     await ended([worker])
     assert rig.nothing_held()
+
+
+@pytest.mark.asyncio
+async def test_a_job_whose_losses_cannot_be_named_still_gets_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def crash(job: Job) -> LedgerRow:
+        raise RuntimeError("a defect")
+
+    def broken(self: FakeWorker, job: Job, why: Reason) -> LedgerRow:
+        raise AttributeError("another defect")
+
+    monkeypatch.setattr(FakeWorker, "row_without", broken)
+
+    async def by_number(job: Job) -> LedgerRow:
+        return await (crash if job.slot.sequence == 0 else stuck)(job)
+
+    async with working(by_number, max_queue_exchanges=1) as rig:
+        rig.intake.take(exchange(0))
+        await until(lambda: rig.ends() == [(0, "scorer_error")])
+        rig.intake.take(exchange(1))
+        await until(lambda: rig.intake.state()["queue"]["in_work"] == 1)
+        rig.intake.take(exchange(2))
+        rig.intake.take(exchange(3))  # no room
+        rig.now_s = 10.0
+        rig.intake.tick()
+        assert rig.ends()[1:] == [(1, "late"), (2, "late"), (3, "queue_full")]
+        await until(rig.nothing_held)
+        rig.intake.take(exchange(4))
+    assert rig.ends()[4:] == [(4, "late")]  # closing all closed it too

@@ -355,3 +355,25 @@ async def test_a_changed_arm_begins_a_new_epoch_with_new_evidence() -> None:
         rig.send(mark(1), exchange(1))
         assert (await rig.rows(2))[1].epoch == 2  # an arm that is away has not changed
         assert len(rig.ledger.epochs) == 2
+
+
+@pytest.mark.asyncio
+async def test_a_monitor_that_loses_a_task_writes_what_it_has_and_ends_with_the_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pipeline, "DRAIN_S", 0.2)
+
+    async def never(path: str, body: bytes) -> Reply:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    rig = Rig(settings(), MemoryLedger(), same, never)
+    task = asyncio.create_task(rig.monitor.run(rig.shutdown))
+    await until(lambda: rig.monitor.readiness()["resumed"])
+    rig.send(mark(0), exchange(0))
+    await until(lambda: rig.reference.active == 1)
+    monkeypatch.setattr(rig.monitor._intake, "tick", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.wait_for(task, 10.0)
+    assert [scores(row)["text_mismatch"] for row in rig.ledger.rows] == [Reason.LATE]
+    assert not rig.shutdown.is_set()

@@ -95,3 +95,18 @@ async def test_arms_that_cannot_be_compared_raise_an_alarm() -> None:
     alarms = of.alarms()
     assert any("'m'" in alarm and "reference" in alarm for alarm in alarms)
     assert any("different tokens" in alarm for alarm in alarms)
+
+
+@pytest.mark.asyncio
+async def test_an_answer_that_breaks_the_reading_is_an_arm_that_cannot_be_observed() -> None:
+    candidate, reference = Arm("candidate"), Arm("reference")
+    of = watch(candidate, reference)
+    await of.look()
+    standing = of.contract(None)
+    reference.error = TypeError("unhashable")
+    await of.look()
+    assert "TypeError" in of.unreachable["reference"]
+    assert of.contract(standing) == standing
+    reference.error = None
+    await of.look()
+    assert not of.unreachable
