@@ -1,7 +1,8 @@
 """How much of what was sampled became a score, and where it is missing.
 
-A closed tally over observations: cells by stratum, reasons by name. What is lost before anything was scored is
-coverage, not evidence; too little of it, or too little in one stratum, keeps a recipe from passing.
+A closed tally over observations: cells by stratum, reasons by name. What is lost before its request was known is
+coverage, not evidence; too little of it, of late or in one stratum, or more such losses than a limit allows
+mismatches, keeps a recipe from passing.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from scorers.records import Observation, Reason
 
 LOPSIDED_SHARE = 0.10  # *choice*: a stratum below a tenth of the eligible samples is too small to be called lopsided
 LOPSIDED_RATIO = 0.5  # *choice*: covered less than half as well as the whole
+RECENT = 200  # *choice*: eligible samples that recent coverage looks back on, so that a stall shows at once
 
 UNKNOWN_STRATUM = "unknown"
 """What was lost before its prompt was read. It is judged like a stratum: if every long prompt were dropped for its
 size, this is where they would lie, and a pass must not come from their absence."""
 
 NO_SCORE_APPLIES = "no_score_applies"
+
+_RECENT_BITS = (1 << RECENT) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +46,16 @@ class StratumCoverage:
 class Coverage:
     """All live samples: scored, ineligible by reason, lost by reason; and the same by stratum.
 
-    sampled = scored + sum of ineligible + sum of lost; eligible = sampled - ineligible.
+    sampled = scored + sum of ineligible + sum of lost; eligible = sampled - ineligible. `unknown` are those of the lost
+    of which no request is known, so that no score counts them; `recent` is the part of the last RECENT eligible ones.
     """
 
     sampled: int = 0
     scored: int = 0
     ineligible: Mapping[str, int] = field(default_factory=dict)
     lost: Mapping[str, int] = field(default_factory=dict)
+    unknown: int = 0
+    recent: StratumCoverage = StratumCoverage(0, 0, 0)
     strata: Mapping[str, StratumCoverage] = field(default_factory=dict)
 
     @property
@@ -61,8 +68,12 @@ class Coverage:
         eligible = self.eligible
         return self.scored / eligible if eligible else None
 
-    def shortfalls(self, min_coverage: float) -> tuple[str, ...]:
-        """Sentences saying why this coverage does not carry a pass; empty when it does."""
+    def shortfalls(self, min_coverage: float, max_unknown: float = 1.0) -> tuple[str, ...]:
+        """Sentences saying why this coverage does not carry a pass; empty when it does.
+
+        `max_unknown` is the least limit that a pass certifies: were a larger share of the eligible samples lost
+        without a trace of what they asked, a breach of that size could hide in them.
+        """
         ratio = self.ratio
         if ratio is None:
             return ("nothing eligible was sampled yet",)
@@ -73,6 +84,18 @@ class Coverage:
             said.append(
                 f"coverage is too low: {self.scored} of {self.eligible} eligible samples were scored "
                 f"({ratio:.1%} against {min_coverage:.1%}){most}"
+            )
+        recent = self.recent.ratio
+        if recent is not None and recent < min_coverage and self.eligible > RECENT:
+            said.append(
+                f"recent coverage is too low: {self.recent.scored} of the last {self.recent.eligible} eligible samples "
+                f"were scored ({recent:.1%} against {min_coverage:.1%})"
+            )
+        unknown = self.unknown / self.eligible
+        if unknown > max_unknown:
+            said.append(
+                f"too much was lost unseen: of {self.unknown} of {self.eligible} eligible samples ({unknown:.1%}) "
+                f"nobody knows what they asked; a breach of the smallest limit ({max_unknown:.1%}) could hide in them"
             )
         for name, cell in self.strata.items():
             share = cell.eligible / self.eligible
@@ -93,6 +116,8 @@ class Coverage:
             "ratio": self.ratio,
             "ineligible": dict(self.ineligible),
             "lost": dict(self.lost),
+            "unknown": self.unknown,
+            "recent": {key: value for key, value in self.recent.as_dict().items() if key != "sampled"},
             "strata": {name: cell.as_dict() for name, cell in self.strata.items()},
         }
 
@@ -100,11 +125,14 @@ class Coverage:
 class CoverageTally:
     """The running counts behind `Coverage`. Its size depends on the closed sets alone."""
 
-    __slots__ = ("_cells", "_ineligible", "_lost", "_sampled", "_scored")
+    __slots__ = ("_cells", "_eligible", "_ineligible", "_lost", "_recent", "_sampled", "_scored", "_unknown")
 
     def __init__(self) -> None:
         self._sampled = 0
+        self._eligible = 0
         self._scored = 0
+        self._unknown = 0
+        self._recent = 0  # one bit per eligible sample, the latest lowest: 1 for scored
         self._ineligible: dict[str, int] = {}
         self._lost: dict[str, int] = {}
         self._cells: dict[str, list[int]] = {}  # sampled, eligible, scored
@@ -120,21 +148,29 @@ class CoverageTally:
         if disposition == "ineligible":
             self._ineligible[reason] = self._ineligible.get(reason, 0) + 1
             return False
+        self._eligible += 1
         cell[1] += 1
+        self._recent = self._recent << 1 & _RECENT_BITS
         if disposition == "scored":
             self._scored += 1
+            self._recent |= 1
             cell[2] += 1
             return True
+        if observation.disposition == "lost":
+            self._unknown += 1
         self._lost[reason] = self._lost.get(reason, 0) + 1
         return False
 
     def coverage(self) -> Coverage:
         """The counts so far, names sorted, so that equal tallies read equal."""
+        window = min(self._eligible, RECENT)
         return Coverage(
             sampled=self._sampled,
             scored=self._scored,
             ineligible=dict(sorted(self._ineligible.items())),
             lost=dict(sorted(self._lost.items())),
+            unknown=self._unknown,
+            recent=StratumCoverage(window, window, self._recent.bit_count()),
             strata={name: StratumCoverage(*cell) for name, cell in sorted(self._cells.items())},
         )
 
@@ -142,7 +178,10 @@ class CoverageTally:
         """JSON-ready; `from_json` gives the same tally."""
         return {
             "sampled": self._sampled,
+            "eligible": self._eligible,
             "scored": self._scored,
+            "unknown": self._unknown,
+            "recent": f"{self._recent:x}",
             "ineligible": dict(sorted(self._ineligible.items())),
             "lost": dict(sorted(self._lost.items())),
             "cells": {name: list(cell) for name, cell in sorted(self._cells.items())},
@@ -153,7 +192,10 @@ class CoverageTally:
         """The tally that `to_json` wrote."""
         tally = cls()
         tally._sampled = data["sampled"]
+        tally._eligible = data["eligible"]
         tally._scored = data["scored"]
+        tally._unknown = data["unknown"]
+        tally._recent = int(data["recent"], 16) & _RECENT_BITS
         tally._ineligible = dict(data["ineligible"])
         tally._lost = dict(data["lost"])
         tally._cells = {name: list(cell) for name, cell in data["cells"].items()}

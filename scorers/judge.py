@@ -7,7 +7,8 @@ How the parts are combined, and who may decide:
 - A budget that is not critical cannot fail the recipe: over its limit it holds the promotion. Its own test shares an
   alpha with the other budgets that are not critical.
 - A pass needs every required budget (every bounded one, and an unbounded one that is critical) through its gates,
-  each at the full alpha (intersection-union); enough coverage, evenly spread; and no hold from outside.
+  each at the full alpha (intersection-union); enough coverage, evenly spread, of late too; fewer losses of requests
+  that nobody knows than the smallest limit; and no hold from outside.
 - Everything else is inconclusive, and says what is open.
 
 The names that other rooms need are exported here; they live in budgets, coverage and verdict.
@@ -18,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scorers.budgets import Budget, GateRules, by_name
+from scorers.budgets import EXCEEDANCE_LIMIT, Budget, GateRules, by_name
 from scorers.coverage import UNKNOWN_STRATUM, Coverage, CoverageTally
 from scorers.diagnose import PatternTally, diagnose
 from scorers.evidence import UNKNOWN_LENGTH, BudgetEvidence, Thresholds, lane_count
@@ -41,7 +42,7 @@ __all__ = [
     "start",
 ]
 
-FORMAT = 1  # of to_json; a change of any formula or grid that evidence rests on raises it
+FORMAT = 2  # of to_json; a change of any formula or grid that evidence rests on raises it
 
 PROBE_SCORES = frozenset({"needle_recall_loss"})
 """What a planted needle may feed. It is no client's request: its tool calls and KL belong in no budget on traffic."""
@@ -149,7 +150,7 @@ class EvidenceState:
         if self.reset_position is not None:
             notes.append(f"evidence begins after position {self.reset_position}: an operator reset it")
         failed = [budget for budget in ranked if budget.critical and budget.state == "fail"]
-        holds = [*about.holds, *coverage.shortfalls(self.rules.min_coverage), *self._open(ranked)]
+        holds = [*about.holds, *coverage.shortfalls(self.rules.min_coverage, self._most_unseen()), *self._open(ranked)]
         if failed:
             said = [f"{budget.name}: {reason}" for budget in failed for reason in budget.reasons]
             return "fail", (*said, *holds, *notes)
@@ -169,6 +170,15 @@ class EvidenceState:
         if waiting and self.samples >= self.rules.max_pairs:
             said.append(f"no promotion within max_pairs = {self.rules.max_pairs}; only a reset or a new recipe helps")
         return said + [f"{budget.name}: {reason}" for budget in waiting for reason in budget.reasons]
+
+    def _most_unseen(self) -> float:
+        """The share of samples that may be lost with nothing known of them: no more than what is to be ruled out.
+
+        The smallest limit of the bounded budgets (*choice*); where only unbounded ones are needed,
+        the share of requests that may lie above their cap.
+        """
+        limits = [budget.limit for budget in self.budgets if budget.bounded]  # each is required
+        return min(limits, default=EXCEEDANCE_LIMIT)
 
     def _is_over(self, budget: BudgetVerdict) -> bool:
         return budget.state == "fail" or (budget.value is not None and budget.value > budget.limit)
@@ -216,7 +226,7 @@ class EvidenceState:
             state._pattern = PatternTally.from_json(data["pattern"])
             for evidence in state._evidence:
                 evidence.restore(data["evidence"][evidence.budget.name])
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"stored evidence is damaged: {error!r}") from error
         return state
 

@@ -45,7 +45,8 @@ def remarks(budget: Budget, found: BudgetVerdict) -> Iterable[str]:
             f"above the discipline's {DISCIPLINE_MULTIPLE:g}"
         )
     if not budget.required and found.state == "inconclusive":
-        yield f"{budget.name}: not certified; it can hold a promotion, and none waits for it"
+        known = "not certified" if found.samples else "no number yet"
+        yield f"{budget.name}: {known}; it can hold a promotion, and none waits for it"
     for name, part in found.strata.items():
         if not part.required and part.state == "inconclusive":
             yield f"{budget.name} {name}: holds {part.share:.1%} of the samples: not certified"

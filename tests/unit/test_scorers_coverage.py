@@ -8,7 +8,7 @@ from typing import Literal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scorers.coverage import NO_SCORE_APPLIES, UNKNOWN_STRATUM, Coverage, CoverageTally, placed
+from scorers.coverage import NO_SCORE_APPLIES, RECENT, UNKNOWN_STRATUM, Coverage, CoverageTally, placed
 from scorers.records import Observation, Reason
 
 
@@ -112,3 +112,36 @@ def test_as_dict_is_json() -> None:
     shown = json.loads(json.dumps(tally((GOOD, "x"), (LOST, "y")).as_dict(), allow_nan=False))
     assert shown["ratio"] == 0.5
     assert shown["strata"]["y"] == {"sampled": 1, "eligible": 1, "scored": 0, "ratio": 0.0}
+
+
+TIMED_OUT = seen(a=Reason.REFERENCE_TIMEOUT)
+
+
+def test_a_long_good_past_does_not_hide_a_stall() -> None:
+    fine = [(GOOD, "x")] * 10_000
+    (said,) = tally(*fine, *[(TIMED_OUT, "x")] * 101, *[(GOOD, "x")] * 99).shortfalls(0.5)
+    assert "recent coverage is too low: 99 of the last 200 eligible samples" in said
+    assert tally(*fine, *[(TIMED_OUT, "x")] * 100, *[(GOOD, "x")] * 100).shortfalls(0.5) == ()
+    assert tally(*fine, *[(TIMED_OUT, "x")] * 150, *[(GOOD, "x")] * RECENT).shortfalls(0.5) == ()
+
+
+def test_what_is_ineligible_moves_no_window() -> None:
+    stalled = [*[(GOOD, "x")] * 1_000, *[(TIMED_OUT, "x")] * RECENT]
+    coverage = tally(*stalled, *[(seen("ineligible", "path"), "x")] * 500)
+    assert (coverage.recent.eligible, coverage.recent.scored) == (RECENT, 0)
+    assert tally(*stalled[:50]).recent.eligible == 50
+
+
+def test_losses_of_unknown_requests_are_counted_apart_and_bounded_by_the_smallest_limit() -> None:
+    coverage = tally(*[(GOOD, "x")] * 960, *[(LOST, UNKNOWN_STRATUM)] * 31, *[(TIMED_OUT, "x")] * 9)
+    assert coverage.unknown == 31  # what timed out is known, and counts in the evidence
+    (said,) = coverage.shortfalls(0.5, 0.03)
+    assert "31 of 1000 eligible samples (3.1%)" in said
+    assert "the smallest limit (3.0%)" in said
+    assert coverage.shortfalls(0.5, 0.031) == ()
+
+
+def test_as_dict_says_what_is_recent_and_unknown() -> None:
+    shown = tally((GOOD, "x"), (LOST, "x")).as_dict()
+    assert shown["unknown"] == 1
+    assert shown["recent"] == {"eligible": 2, "scored": 1, "ratio": 0.5}

@@ -179,10 +179,57 @@ def test_lopsided_coverage_forbids_a_pass() -> None:
     state = start([TOOLS], RULES)
     clean(state)
     feed(state, 200, {"tool_call_mismatch": Reason.REFERENCE_TIMEOUT}, length="64k+")
+    clean(state, 150)
     verdict = state.verdict()
     assert verdict.budgets["tool_call_mismatch"].state == "pass"
     assert verdict.state == "inconclusive"
     assert "lopsided: stratum 64k+/tools/whole/greedy" in verdict.reasons[0]
+
+
+def lost(state: EvidenceState, count: int) -> None:
+    """Rows of which nobody knows what was asked."""
+    for position in range(state.position + 1, state.position + 1 + count):
+        state.fold(Observation(position, "live", "lost", "feed_full", None))
+
+
+def test_losses_of_unknown_requests_forbid_a_pass_once_a_breach_could_hide_in_them() -> None:
+    state = start([TOOLS, TEXT, KL], RULES)
+    clean(state, 970)
+    lost(state, 30)
+    assert state.verdict().state == "pass"  # 3.0 % against the smallest limit of 3 %
+    lost(state, 2)
+    verdict = state.verdict()
+    assert verdict.state == "inconclusive"
+    assert verdict.reasons[0].startswith("too much was lost unseen: of 32 of 1002")
+
+
+def test_where_only_an_unbounded_budget_is_needed_its_tail_bounds_the_unseen() -> None:
+    state = start([Budget("logprob_kl", 0.05, bounded=False, critical=True)], RULES)
+    clean(state, 970)
+    lost(state, 15)
+    assert state.verdict().state == "pass"
+    lost(state, 15)
+    assert "could hide in them" in state.verdict().reasons[0]
+
+
+def test_a_stall_of_today_forbids_a_pass_whatever_the_past() -> None:
+    state = start([TOOLS, KL], RULES)
+    clean(state, 20_000)
+    feed(state, 150, {"tool_call_mismatch": Reason.BREAKER_OPEN})
+    verdict = state.verdict()
+    assert verdict.budgets["tool_call_mismatch"].state == "pass"
+    assert verdict.state == "inconclusive"
+    assert verdict.reasons[0].startswith("recent coverage is too low: 50 of the last 200")
+    clean(state, 200)
+    assert state.verdict().state == "pass"
+
+
+def test_a_pass_names_the_budget_that_has_no_number() -> None:
+    state = start([TOOLS, KL], RULES)
+    feed(state, 1_000, {"tool_call_mismatch": 0.0}, {"tool_call_mismatch": 0.0})
+    verdict = state.verdict()
+    assert verdict.state == "pass"
+    assert "logprob_kl: no number yet; it can hold a promotion, and none waits for it" in verdict.reasons
 
 
 def test_past_max_pairs_it_stays_inconclusive() -> None:
