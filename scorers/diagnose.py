@@ -19,6 +19,8 @@ KL = "logprob_kl"
 KL_MAX = "logprob_kl_max"
 TOOLS = ("tool_call_mismatch", "tool_schema_failure")
 RECALL = ("copy_recall_loss", "needle_recall_loss")
+SHORT_RANGE = (*TOOLS, "tool_trigger_mismatch", "tool_call_f1_loss", "text_mismatch", "json_invalid")
+"""What damaged weights break on any prompt. Recall over its limit without one of these points at the cache."""
 WATCHED = (KL, KL_MAX, *TOOLS, *RECALL)
 
 FEWEST_PAIRS = 20  # *choice*: below it a mean of ours says nothing
@@ -172,13 +174,22 @@ def _parser(pattern: PatternTally, over: Sequence[str]) -> Diagnosis | None:
 
 
 def _kv_cache(pattern: PatternTally, over: Sequence[str]) -> Diagnosis | None:
+    """What is far back goes first where the cache is coarse: recall lost alone, or whatever grows with the prompt."""
     said = [line for name in (*RECALL, KL) if (line := _rises(pattern, name))]
-    needles = pattern.mean("needle_recall_loss")
-    if not said and "needle_recall_loss" in over and needles is not None:
-        others = [name for name in over if name in TOOLS]
-        if not others:
-            said.append(f"planted needles are lost ({needles:.1%}) while tool calls are within their limits")
+    if not any(name in SHORT_RANGE for name in over):
+        for name in RECALL:
+            loss = pattern.mean(name)
+            if name in over and loss is not None:
+                said.append(f"{name} is {loss:.1%} while tool calls and text are within their limits")
+                said.extend(_clean_when_short(pattern, name))
     return _found("kv_cache", *said) if said else None
+
+
+def _clean_when_short(pattern: PatternTally, name: str) -> tuple[str, ...]:
+    short = pattern.mean(name, _lengths(upto=SHORT_TOKENS))
+    if short is None or short > RECALL_LOSS:
+        return ()
+    return (f"and prompts below {SHORT_TOKENS} tokens are clean: {short:.1%}",)
 
 
 def _rises(pattern: PatternTally, name: str) -> str | None:

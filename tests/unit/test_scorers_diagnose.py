@@ -71,6 +71,26 @@ def test_needles_lost_alone_are_the_kv_cache() -> None:
     assert diagnose(pattern(("0-512", 50, {NEEDLES: 0.6}, {})), [NEEDLES, TOOLS]).axis == "undetermined"
 
 
+@pytest.mark.parametrize("name", [RECALL, NEEDLES])
+def test_recall_lost_alone_is_the_kv_cache_ahead_of_the_weights(name: str) -> None:
+    """Neither bucket has pairs enough from LONG_TOKENS on to show growth, and the KL alone would say weights."""
+    clean = {name: 0.0, TOOLS: 0.0, KL: 0.02, PEAK: 0.2}
+    rows = pattern(("0-512", 60, clean, {}), ("1k-4k", 40, {**clean, name: 0.4}, {}))
+    found = diagnose(rows, [name, KL])
+    assert found.axis == "kv_cache"
+    assert found.evidence == (
+        f"{name} is 16.0% while tool calls and text are within their limits",
+        "and prompts below 1024 tokens are clean: 0.0%",
+    )
+    for other in (TOOLS, "text_mismatch"):
+        assert diagnose(rows, [name, other]).axis == "weights"
+
+
+def test_recall_lost_on_short_prompts_too_does_not_call_them_clean() -> None:
+    found = diagnose(pattern(("0-512", 60, {RECALL: 0.2}, {})), [RECALL])
+    assert found.evidence == (f"{RECALL} is 20.0% while tool calls and text are within their limits",)
+
+
 def test_spikes_are_activations_and_an_even_kl_is_weights() -> None:
     assert diagnose(pattern(("0-512", 50, {KL: 0.02, PEAK: 2.0}, {})), [KL]).axis == "activations"
     flat = pattern(("0-512", 50, {KL: 0.02, PEAK: 0.2}, {}), ("16k-64k", 50, {KL: 0.025, PEAK: 0.2}, {}))
