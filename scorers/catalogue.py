@@ -49,11 +49,14 @@ def score_missing(
     scorers: Mapping[str, Scorer], request: DecodedRequest, why: Reason, probe: Probe | None = None
 ) -> tuple[Unscored, ...]:
     """What it means that no pair came of `request`: per spec, why its score does not apply where the request
-    alone shows it, and `why` otherwise. `probe` is given when the request was a planted needle."""
+    alone shows it, and `why` otherwise. `probe` is given when the request was a planted needle.
+
+    Never raises: a scorer that does becomes Unscored(SCORER_ERROR) for its specs.
+    """
     if probe is not None:
         specs = [spec for scorer in _applying(scorers, probe) for spec in scorer.specs]
         return tuple(Unscored(spec.name, why) for spec in specs)
-    return tuple(missing for scorer in scorers.values() for missing in scorer.missing(request, why))
+    return tuple(missing for scorer in scorers.values() for missing in _guarded_missing(scorer, request, why))
 
 
 def _applying(scorers: Mapping[str, Scorer], probe: Probe | None) -> list[Scorer]:
@@ -70,6 +73,16 @@ def _guarded(scorer: Scorer, pair: Pair) -> tuple[Scored, ...]:
     if [item.name for item in scored] != [spec.name for spec in scorer.specs]:
         return _failed(scorer, "scores do not match the specs")
     return tuple(_sound(item, spec) for item, spec in zip(scored, scorer.specs, strict=True))
+
+
+def _guarded_missing(scorer: Scorer, request: DecodedRequest, why: Reason) -> tuple[Unscored, ...]:
+    try:
+        missing = scorer.missing(request, why)
+    except Exception as error:  # noqa: BLE001  the same: a request that one family cannot read is a counted loss
+        return _failed(scorer, type(error).__name__)
+    if [item.name for item in missing] != [spec.name for spec in scorer.specs]:
+        return _failed(scorer, "scores do not match the specs")
+    return missing
 
 
 def _failed(scorer: Scorer, error: str) -> tuple[Unscored, ...]:

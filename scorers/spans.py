@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from scorers.records import DecodedRequest
-from scorers.wire import content_text
+from scorers.wire import DecodeError, content_text
 
 TAIL_CHARS = 512  # the prompt's end: answering from it needs no long context
 MAX_TURN_CHARS = 4_096  # a last user turn up to this is a question; a longer one is the document itself
@@ -50,10 +50,16 @@ def far_text(request: DecodedRequest) -> tuple[str, str]:
 
 
 def _last_turn_chars(request: DecodedRequest) -> int:
-    messages = request.body.get("messages")
-    if not isinstance(messages, list) or not messages or messages[-1].get("role") != "user":
+    """The length of the question at the end; 0 where there is none. A completion has no turns, whatever else
+    its body holds."""
+    messages = request.body.get("messages") if request.kind == "chat" else None
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    if not isinstance(last, dict) or last.get("role") != "user":
         return 0
-    length = len(content_text(messages[-1].get("content"), "messages.content"))
+    try:
+        length = len(content_text(last.get("content"), "messages.content"))
+    except DecodeError:
+        return 0
     return length if length <= MAX_TURN_CHARS else 0
 
 

@@ -6,20 +6,36 @@ import ast
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import scorers as package
 from scorers.catalogue import SPECS, score_missing, score_pair, scorers
-from scorers.decode import decode_reply, decode_request
-from scorers.records import DecodedRequest, Pair, Probe, Reason, Score, Scored, Scorer, ScoreSpec, Unscored
+from scorers.decode import DecodeError, decode_reply, decode_request
+from scorers.records import (
+    Choice,
+    DecodedReply,
+    DecodedRequest,
+    Pair,
+    Probe,
+    Reason,
+    Score,
+    Scored,
+    Scorer,
+    ScoreSpec,
+    TokenLogprobs,
+    Unscored,
+)
 
 DATA = Path(__file__).parent / "data"
 TOOL = {"name": "switch", "parameters": {"type": "object", "properties": {"on": {"type": "boolean"}}}}
 BODY = {"model": "m", "temperature": 0, "messages": [{"role": "user", "content": "Turn it on"}],
         "tools": [{"type": "function", "function": TOOL}]}  # fmt: skip
+NO_TOKENS = TokenLogprobs((), (), ())
 PROBE = Probe("The code is 4711.", "4711", 0.5, 600)
 
 
@@ -43,6 +59,8 @@ class Broken:
         return self._answer
 
     def missing(self, request: DecodedRequest, why: Reason) -> tuple[Unscored, ...]:
+        if isinstance(self._answer, Exception):
+            raise self._answer
         return tuple(Unscored(spec.name, why) for spec in self.specs)
 
 
@@ -128,6 +146,82 @@ def test_the_same_pair_scores_the_same_whatever_came_before() -> None:
     for _ in range(3):
         score_pair(used, other)
     assert score_pair(used, pair()) == score_pair(fresh, pair())
+
+
+@pytest.mark.parametrize("error", [RuntimeError("bang"), RecursionError()])
+def test_a_scorer_that_cannot_even_say_what_is_missing_is_lost_and_harms_no_other(error: Exception) -> None:
+    missing = score_missing(with_broken(error), pair().request, Reason.LATE)
+    assert [(item.name, item.reason) for item in missing[:2]] == [
+        ("one", Reason.SCORER_ERROR),
+        ("two", Reason.SCORER_ERROR),
+    ]
+    assert missing[2:] == score_missing(scorers(), pair().request, Reason.LATE)
+
+
+# ---- any body that a client may send
+
+
+SCALARS = st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False, allow_infinity=False)
+WORDS = st.text(st.characters(codec="utf-8"), max_size=8) | st.sampled_from(["user", "auto", "none", "object", "$ref"])
+KEYS = st.sampled_from(
+    ["role", "content", "type", "text", "function", "name", "parameters", "json_schema", "schema", "json", "pattern",
+     "properties", "items", "allOf", "$ref", "required", "enum", "additionalProperties", "patternProperties"]
+)  # fmt: skip
+SHAPES = st.recursive(
+    SCALARS | WORDS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=6
+)
+FIELDS = (
+    "messages", "prompt", "tools", "functions", "tool_choice", "response_format", "structured_outputs", "guided_json",
+    "logprobs", "top_logprobs", "return_token_ids", "return_tokens_as_token_ids", "stream_options", "suffix",
+)  # fmt: skip
+BODIES = st.dictionaries(st.sampled_from(FIELDS), SHAPES, max_size=5)
+REPLIES = (
+    *(
+        decode_reply("chat", "application/json", (DATA / f"vllm_chat_{name}.json").read_bytes())
+        for name in ("tool", "plain", "two")
+    ),
+    DecodedReply((Choice(0, ""),)),
+    DecodedReply((Choice(0, '{"a": [1]}'), Choice(1, "", logprobs=NO_TOKENS))),
+)
+
+
+def survives(request: DecodedRequest, left: DecodedReply, right: DecodedReply, served: bool) -> None:
+    """Every score has a number or an honest reason, with the two replies and without them."""
+    everything = scorers()
+    missing = score_missing(everything, request, Reason.LATE)
+    scored = score_pair(everything, Pair(request, left, right, left_served=served))
+    assert [item.name for item in missing] == [item.name for item in scored] == list(SPECS)
+    reasons = [(item.name, item.reason) for item in (*missing, *scored) if isinstance(item, Unscored)]
+    assert Reason.SCORER_ERROR not in dict(reasons).values(), reasons
+
+
+@settings(max_examples=300, deadline=None)
+@given(BODIES, st.sampled_from(["chat/completions", "completions"]), st.data(), st.booleans())
+def test_any_request_that_decodes_is_scored(body: dict[str, Any], path: str, data: st.DataObject, served: bool) -> None:
+    body = {"messages": [{"role": "user", "content": "x" * 700}], "prompt": "y" * 700, **body, "model": "m"}
+    try:
+        request = decode_request(f"/v1/{path}", orjson.dumps(body))
+    except DecodeError:
+        return
+    survives(request, data.draw(st.sampled_from(REPLIES)), data.draw(st.sampled_from(REPLIES)), served)
+
+
+@settings(max_examples=300, deadline=None)
+@given(BODIES, st.sampled_from(["chat", "completion"]), st.data(), st.booleans())
+def test_any_body_beside_any_request_is_scored(
+    body: dict[str, Any], kind: Literal["chat", "completion"], data: st.DataObject, served: bool
+) -> None:
+    request = DecodedRequest(
+        kind, "m", False, 1, True, 0.0, prompt_text="z" * 700, body=body,
+        tools=data.draw(st.dictionaries(st.just("switch"), SHAPES, max_size=1)),
+        tool_choice=body.get("tool_choice"), response_format=body.get("response_format"),
+    )  # fmt: skip
+    survives(request, data.draw(st.sampled_from(REPLIES)), data.draw(st.sampled_from(REPLIES)), served)
+
+
+def test_a_completion_that_brings_messages_too_is_scored() -> None:
+    body = b'{"model": "m", "prompt": "What is 2+2?", "temperature": 0, "messages": ["x"]}'
+    survives(decode_request("/v1/completions", body), REPLIES[1], REPLIES[1], True)
 
 
 FORBIDDEN = {"httpx", "aiohttp", "fastapi", "asyncio", "socket", "logging", "time", "random", "prometheus_client", "os"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -139,3 +140,20 @@ def test_texts_that_mean_harm_are_quick(answer: str, far: str) -> None:
     find_whole(far, "11")
     assert time.process_time() - started < 2.0
     assert len(spans) <= MAX_SPANS
+
+
+@pytest.mark.parametrize(
+    "messages", [["x"], [None], [[]], [{}], [{"role": "user", "content": 5}], [{"role": "user", "content": ["x"]}], "x"]
+)
+@pytest.mark.parametrize("kind", ["chat", "completion"])
+def test_messages_of_any_shape_are_survived(messages: object, kind: Literal["chat", "completion"]) -> None:
+    request = DecodedRequest(kind, "m", False, 1, True, 0.0, prompt_text=FILLER * 20, body={"messages": messages})
+    assert len(far_text(request)[1]) == TAIL_CHARS
+
+
+def test_a_completion_has_no_last_turn() -> None:
+    body = {"messages": [{"role": "user", "content": "x" * 2000}]}
+    chat = DecodedRequest("chat", "m", False, 1, True, 0.0, prompt_text=FILLER * 50, body=body)
+    assert len(far_text(chat)[1]) == 2000
+    completion = DecodedRequest("completion", "m", False, 1, True, 0.0, prompt_text=FILLER * 50, body=body)
+    assert len(far_text(completion)[1]) == TAIL_CHARS
