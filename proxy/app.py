@@ -108,32 +108,43 @@ def check(loaded: Loaded) -> None:
 
 
 def budget_rows(loaded: Loaded) -> list[tuple[str, ...]]:
-    """One row per budget for `parity check-config`, as text: what it needs to pass when its mean is half its limit.
+    """One row per budget for `parity check-config`: what it needs to pass when its mean is half its limit.
 
-    The last entry is what the noise gate needs when the reference's own floor is as high: noise pairs, divided by the
-    share of the pairs that have one. With a floor of zero only `slack` lets a mean above zero pass.
+    Units: clients' requests to which the score applies: pairs, divided by the share of requests that becomes one.
+    The last entry is the noise gate's need when the reference's own floor is as high as the mean; with a floor of
+    zero only `slack` lets a mean above zero pass.
     """
-    rules, noise_rate = rules_of(loaded.settings), loaded.settings.mirror.noise_rate
+    settings, rules = loaded.settings, rules_of(loaded.settings)
+    sampled = settings.sampling.rate
     rows: list[tuple[str, ...]] = []
-    for budget in budgets_of(loaded.settings):
+    for budget in budgets_of(settings):
         half = budget.limit / 2
         pairs = pairs_to_pass(budget, half, rules.alpha_promote)
         noise_pairs = noise_pairs_to_pass(budget, half, half, rules.alpha_promote) if budget.bounded else None
-        through_noise = "none asked" if not budget.bounded else "never"
-        if noise_pairs is not None and noise_rate > 0:
-            through_noise = f"{noise_pairs / noise_rate:,.0f}"
-        rows.append(
-            (
-                budget.name,
-                budget.unit,
-                f"{budget.limit:g}",
-                f"{budget.noise_multiple:g} x floor + {budget.slack:g}" if budget.bounded else "none",
-                "critical" if budget.critical else "",
-                f"{pairs:,}" if pairs is not None else "never",
-                through_noise,
-            )
-        )
+        noise = _requests(noise_pairs, sampled * settings.mirror.noise_rate) if budget.bounded else "none asked"
+        gate = f"{budget.noise_multiple:g} x floor + {budget.slack:g}" if budget.bounded else "none"
+        label = "critical" if budget.critical else ""
+        rows.append((budget.name, f"{budget.limit:g}", gate, label, _requests(pairs, sampled), noise))
     return rows
+
+
+def _requests(pairs: int | None, share: float) -> str:
+    return "never" if pairs is None or share <= 0 else f"{pairs / share:,.0f}"
+
+
+def hints(loaded: Loaded) -> list[str]:
+    """What is allowed and probably not meant, one sentence each."""
+    settings = loaded.settings
+    said = []
+    if settings.sampling.rate == 0:
+        said.append("sampling.rate is 0: nothing is mirrored, and the verdict stays inconclusive")
+    if settings.mirror.noise_rate == 0:
+        said.append("mirror.noise_rate is 0: the noise floor is never measured, so no bounded budget can pass")
+    if settings.mirror.replay_rate == 0:
+        said.append("mirror.replay_rate is 0: requests with a temperature above 0 are never compared, nor logprobs")
+    if settings.mirror.needle_rate == 0 and "needle_recall_loss" in settings.budgets:
+        said.append("mirror.needle_rate is 0: budgets.needle_recall_loss gets no data")
+    return said
 
 
 def recompute(loaded: Loaded, ledger: Path) -> dict[str, Any]:
@@ -223,6 +234,7 @@ async def _monitor(loaded: Loaded, port: int | None, shutdown: asyncio.Event) ->
             scorers=scorers(),
             evidence=_fresh_evidence(settings),
             metrics=metrics,
+            salt=secrets.sampling_salt,
         )
         feed = UnixFeedReceiver(
             settings.feed.socket,

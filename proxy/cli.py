@@ -17,6 +17,7 @@ import orjson
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from proxy import __version__, app, demo
 from proxy.errors import ParityError, SettingsError
@@ -111,13 +112,16 @@ def check_config(
         out.print_json(loaded.settings.model_dump_json())
         return
     for name, section in loaded.settings:
-        if name == "budgets":
-            continue
-        table = Table(title=name, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
-        for key, value in section:
-            table.add_row(f"  {key}", str(value))
-        out.print(table)
+        if name != "budgets":
+            table = Table(
+                title=Text(f"[{name}]"), title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0)
+            )
+            for key, value in section:
+                table.add_row(f"  {key}", _as_toml(value), "" if key in section.model_fields_set else "default")
+            out.print(table)
     out.print(_budget_table(loaded))
+    for hint in app.hints(loaded):
+        out.print(Text.assemble(("note: ", "bold yellow"), hint), soft_wrap=True)
 
 
 @cli.command("init-config")
@@ -172,10 +176,19 @@ def run_demo(
         typer.echo(orjson.dumps(result).decode())
 
 
+def _as_toml(value: object) -> Text:
+    """A value as the settings file would say it."""
+    if value is None:
+        return Text("not set", style="dim")
+    if isinstance(value, Path):
+        value = str(value)
+    return Text(orjson.dumps(value).decode())
+
+
 def _budget_table(loaded: Loaded) -> Table:
-    title = "budgets, and the pairs that each needs to pass when its mean is half its limit"
+    title = "budgets, and the requests each needs to pass when its mean is half its limit"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for column in ("score", "unit", "limit", "noise gate", "", "pairs: limit", "pairs: noise gate"):
+    for column in ("score", "limit", "noise gate", "", "for limit", "for noise"):
         table.add_column(column, no_wrap=True)
     for row in app.budget_rows(loaded):
         table.add_row(*row)
@@ -197,7 +210,7 @@ def _load(config: Path, log_level: str) -> Loaded:
         return loaded
     except SettingsError as error:
         for problem in error.problems:
-            err.print(f"[bold red]✗[/] {problem}", highlight=False, soft_wrap=True)
+            _tell("✗", problem)
         raise typer.Exit(2) from None
 
 
@@ -211,13 +224,18 @@ def _told_plainly() -> Iterator[None]:
 
 
 def _fail(message: str) -> NoReturn:
-    err.print(f"[bold red]error:[/] {message}", highlight=False, soft_wrap=True)
+    _tell("error:", message)
     raise typer.Exit(1)
 
 
 def _usage(message: str) -> NoReturn:
-    err.print(f"[bold red]error:[/] {message}", highlight=False, soft_wrap=True)
+    _tell("error:", message)
     raise typer.Exit(2)
+
+
+def _tell(mark: str, message: str) -> None:
+    """One line on stderr, taken as it is: what looks like markup in it, such as [candidate], is the user's."""
+    err.print(Text.assemble((mark, "bold red"), " ", message), soft_wrap=True)
 
 
 def main() -> None:

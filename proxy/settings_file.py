@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,10 @@ def parse_settings(document: Mapping[str, Any], scores: Mapping[str, ScoreSpec])
         # Through JSON, because strict mode then takes lists for tuples and strings for paths and nothing else.
         settings = Settings.model_validate_json(orjson.dumps(document, default=str))
     except ValidationError as error:
-        raise SettingsError([_problem(detail) for detail in error.errors(include_url=False)]) from None
+        problems = [_problem(detail) for detail in error.errors(include_url=False)]
+        named = document.get("budgets")
+        unknown = _unknown_budgets(named, scores) if isinstance(named, Mapping) else []
+        raise SettingsError(problems + unknown) from None
     problems = _budget_problems(settings, scores) + _contradictions(settings)
     if problems:
         raise SettingsError(problems)
@@ -128,26 +131,31 @@ def _nearest(location: tuple[Any, ...]) -> str:
     return f' (did you mean "{close[0]}"?)' if close else ""
 
 
-def _budget_problems(settings: Settings, scores: Mapping[str, ScoreSpec]) -> list[str]:
+def _unknown_budgets(names: Iterable[str], scores: Mapping[str, ScoreSpec]) -> list[str]:
     problems = []
-    for name, budget in settings.budgets.items():
-        spec = scores.get(name)
-        if spec is None:
+    for name in names:
+        if name not in scores:
             close = difflib.get_close_matches(name, list(scores), n=1)
             hint = f'did you mean "{close[0]}"?' if close else "the scores are: " + ", ".join(sorted(scores))
             problems.append(f"budgets.{name}: there is no such score; {hint}")
-        elif spec.bounded and budget.limit >= 1.0:
+    return problems
+
+
+def _budget_problems(settings: Settings, scores: Mapping[str, ScoreSpec]) -> list[str]:
+    problems = _unknown_budgets(settings.budgets, scores)
+    if problems:
+        return problems
+    for name, budget in settings.budgets.items():
+        if scores[name].bounded and budget.limit >= 1.0:
             problems.append(
                 f"budgets.{name}.limit: {budget.limit:g} can never be passed over; "
                 "this score lies between 0 and 1, so give a share such as 0.03"
             )
-    bounded = [
-        name for name, budget in settings.budgets.items() if budget.critical and name in scores and scores[name].bounded
-    ]
-    if not problems and not bounded:
-        critical = next(name for name, budget in settings.budgets.items() if budget.critical)
+    critical = [name for name, budget in settings.budgets.items() if budget.critical]
+    if not any(scores[name].bounded for name in critical):
+        name = critical[0]
         problems.append(
-            f"budgets.{critical}.critical: a score without an upper bound ({scores[critical].unit}) can roll back but "
+            f"budgets.{name}.critical: a score without an upper bound ({scores[name].unit}) can roll back but "
             "not promote; keep it, and make a bounded score critical beside it, e.g. [budgets.tool_call_mismatch]"
         )
     return problems
@@ -160,6 +168,15 @@ def _contradictions(settings: Settings) -> list[str]:
             f'control.host: "{settings.control.host}" is not loopback, so a token is needed; '
             'set control.token_env = "PARITY_CONTROL_TOKEN" and export it'
         )
+    relay, control = settings.relay, settings.control
+    if relay.port and (relay.host, relay.port) == (control.host, control.port):
+        problems.append(f"control.port: {control.port} is relay.port too; give each a port of its own")
+    for key, path in (("tls_certificate", relay.tls_certificate), ("tls_key", relay.tls_key)):
+        if path is not None and not path.is_file():
+            problems.append(f"relay.{key}: there is no file {path}")
+    for key, folder in (("ledger.path", settings.ledger.path.parent), ("feed.socket", settings.feed.socket.parent)):
+        if not folder.is_dir():
+            problems.append(f"{key}: there is no folder {folder}; create it, or give another path")
     if settings.candidate.url == settings.reference.url:
         problems.append("reference.url: the same as candidate.url, so nothing would be compared; give the BF16 engine")
     if settings.mirror.teacher_forced_rate > 0 and not settings.reference.teacher_forcing:

@@ -68,6 +68,21 @@ def test_mistakes_end_with_code_2_and_their_fix(tmp_path: Path, command: str) ->
     assert "Traceback" not in done.stderr
 
 
+def test_a_message_keeps_its_brackets(tmp_path: Path) -> None:
+    """Rich would take [candidate] for markup and swallow the fix."""
+    (tmp_path / "parity.toml").write_text("")
+    done = parity("check-config", str(tmp_path / "parity.toml"))
+    assert "add [candidate] with url" in done.stderr
+    assert "e.g. [budgets.tool_call_mismatch]" in done.stderr
+
+
+def test_what_is_allowed_and_hardly_meant_is_noted(tmp_path: Path) -> None:
+    file = settings(tmp_path, "http://127.0.0.1:1", "http://127.0.0.1:2", "[mirror]\nnoise_rate = 0.0\n")
+    done = parity("check-config", str(file))
+    assert done.returncode == 0
+    assert "mirror.noise_rate is 0" in done.stdout
+
+
 def test_a_redaction_path_that_is_not_understood_is_refused_before_serving(tmp_path: Path) -> None:
     file = settings(tmp_path, "http://127.0.0.1:1", "http://127.0.0.1:2").read_text()
     (tmp_path / "parity.toml").write_text(file.replace("[sampling]", 'redact = ["messages"]\n[sampling]'))

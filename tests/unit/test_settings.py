@@ -53,6 +53,8 @@ def test_the_smallest_file_is_enough() -> None:
         ('[relay]\nport = "8080"', "relay.port"),
         ("[sampling]\nrate = 1.5", "sampling.rate"),
         ('[relay]\ntls_certificate = "a.pem"', "also set tls_key"),
+        ("[control]\nport = 8080", "control.port: 8080 is relay.port too"),
+        ('[ledger]\npath = "/no/such/folder/l.sqlite"', "ledger.path: there is no folder /no/such/folder"),
         ("[budgets.tool_call_mismach]\nlimit = 0.1", 'did you mean "tool_call_mismatch"?'),
         ("[budgets.logprob_kl]\nlimit = 0.1\nnoise_multiple = 4.0", "allow_noise_multiple_above_3"),
         ('[control]\nhost = "0.0.0.0"', "control.token_env"),
@@ -88,8 +90,13 @@ def test_what_is_missing_or_contradictory_is_refused(text: str, expected: str) -
 
 
 def test_every_problem_is_reported_at_once() -> None:
-    found = problems(MINIMAL + '[relay]\nprot = 1\nport = "x"\n[sampling]\nrate = 2')
-    assert len(found) == 3
+    wrong = '[relay]\nprot = 1\nport = "x"\n[sampling]\nrate = 2\n[budgets.tool_cal_mismatch]\nlimit = 0.1'
+    assert len(problems(MINIMAL + wrong)) == 4
+
+
+def test_missing_certificates_are_named_one_by_one() -> None:
+    found = problems(MINIMAL + '[relay]\ntls_certificate = "/no/cert.pem"\ntls_key = "/no/key.pem"')
+    assert [problem.split(":")[0] for problem in found] == ["relay.tls_certificate", "relay.tls_key"]
 
 
 def test_secrets_come_from_the_environment_and_a_missing_one_is_named() -> None:
