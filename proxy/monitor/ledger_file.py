@@ -111,6 +111,9 @@ def open_writer(path: Path) -> sqlite3.Connection:
     """
     fresh = _check_file(path)
     with said_plainly(path, "open it"):
+        if not path.exists():
+            # Prompts and replies go in here. SQLite gives -wal and -shm the mode of the file.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
             _configure(connection)

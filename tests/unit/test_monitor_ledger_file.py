@@ -190,3 +190,29 @@ def test_read_only(public: Path, lock_writable: bool) -> None:
     assert count == "500"  # reading needs no right to write
     assert ("read-only" if lock_writable else "may write") in told
     assert "ledger.path" in told
+
+
+def _modes(path: Path) -> dict[str, int]:
+    return {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
+
+
+def test_a_new_ledger_is_its_owners_alone(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    before = os.umask(0o022)
+    try:
+        ledger = opened(path)
+        ledger.open_epoch({}, "first", 1.0)
+        ledger.append([row(1)])
+        names = ("ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm", "ledger.sqlite.lock")
+        assert _modes(path) == dict.fromkeys(names, 0o600)
+        ledger.close()
+    finally:
+        os.umask(before)
+
+
+def test_the_mode_of_a_ledger_that_is_there_stays_the_operators(path: Path) -> None:
+    path.chmod(0o640)
+    ledger = opened(path)
+    ledger.append([row(1_000)])
+    assert _modes(path)["ledger.sqlite"] == _modes(path)["ledger.sqlite-wal"] == 0o640
+    ledger.close()
