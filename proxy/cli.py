@@ -162,6 +162,7 @@ def run_demo(
     fault: Annotated[Fault, typer.Option(help="What to plant in the candidate.")] = Fault.TOOL_CALLS,
     requests: Annotated[int, typer.Option(help="How many requests to send.", min=20, max=100_000)] = 600,
     ledger: Annotated[Path | None, typer.Option(help="Keep the ledger in this file.", dir_okay=False)] = None,
+    hold: Annotated[bool, typer.Option("--hold", help="Keep the page up at the end, until Ctrl-C.")] = False,
 ) -> None:
     """The main job in one command: two scripted engines, the real proxy, real traffic, and the verdict.
 
@@ -169,7 +170,7 @@ def run_demo(
     """
     if as_json and not once:
         _usage("--json needs --once: the live table and a JSON object cannot share a terminal")
-    plan = demo.Plan(requests=requests, fault=fault.value, once=once, quiet=as_json, ledger=ledger)
+    plan = demo.Plan(requests=requests, fault=fault.value, once=once, quiet=as_json, hold=hold, ledger=ledger)
     with _told_plainly():
         result = demo.run(plan, err if as_json else out)
     if as_json:

@@ -1,7 +1,7 @@
 """The commented settings file that `parity init-config` writes. It passes `parity check-config` as it is."""
 
 TEMPLATE = """\
-# parity-proxy settings. Every key that is commented out shows its default.
+# parity-proxy settings. A key that is commented out shows its default, or, where it has none, an example.
 # Check after each edit:  parity check-config parity.toml
 
 [candidate]                            # the quantized engine; it serves the clients

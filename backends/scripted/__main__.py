@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 
+from backends.scripted.faults import Fault
 from backends.scripted.script import Script
 from backends.scripted.server import ScriptedServer
 
@@ -19,7 +20,13 @@ def parse(arguments: list[str]) -> tuple[Script, str, int]:
     parser.add_argument("--port", type=int, default=0, help="0 lets the system choose")
     parser.add_argument("--model", default="m")
     parser.add_argument("--max-model-len", type=int, default=32_768)
-    parser.add_argument("--fault", action="append", default=[], metavar="NAME[=RATE]", help="repeatable")
+    parser.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="NAME[=RATE]",
+        help=f"repeatable; NAME is one of {', '.join(Fault)}",
+    )
     parser.add_argument("--fresh-faults", action="store_true", help="roll at every call, not by the prompt")
     parser.add_argument("--quantized", action="store_true", help="behave like a healthy quantized model")
     parser.add_argument("--shift", type=float, default=0.0, help="how far the logits lie off, in nats")
@@ -29,6 +36,8 @@ def parse(arguments: list[str]) -> tuple[Script, str, int]:
     parser.add_argument("--jitter", type=float, default=0.0, help="share by which the waits vary")
     parser.add_argument("--record", type=int, default=0, help="how many requests GET /_scripted/requests shows")
     given = parser.parse_args(arguments)
+    if not 0 <= given.port <= 65_535:
+        parser.error(f"--port {given.port}: give a number from 0 to 65535")
     try:
         faults = dict(_fault(text) for text in given.fault)
         script = Script(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import tempfile
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ class Plan:
     fault: str
     once: bool
     quiet: bool
+    hold: bool
     ledger: Path | None
 
 
@@ -58,7 +60,7 @@ async def _run(plan: Plan, console: Console) -> dict[str, Any]:
         http = await stack.enter_async_context(httpx.AsyncClient(timeout=10, trust_env=False))
         clients = Clients(on.relay_url, on.candidate.url, concurrency=CONCURRENCY)
         stack.push_async_callback(clients.aclose)
-        table = stack.enter_context(LiveTable(console, on, quiet=plan.quiet))
+        table = stack.enter_context(closing(LiveTable(console, on, quiet=plan.quiet)))
         watching = asyncio.create_task(_watch(on, clients, http, table))
         stack.callback(watching.cancel)
         bodies = traffic.requests(SEED)
@@ -74,9 +76,19 @@ async def _run(plan: Plan, console: Console) -> dict[str, Any]:
             await clients.send(bodies, plan.requests)
         answer = await _settled(on, http, clients.tally.sent)
         watching.cancel()
-    if not plan.quiet:
-        print_verdict(console, answer)
+        table.close()
+        if not plan.quiet:
+            print_verdict(console, answer)
+        if plan.hold:
+            console.print(f"the page stays at {on.control_url}/ until you press Ctrl-C")
+            await _interrupted()
     return _result(answer, clients)
+
+
+async def _interrupted() -> None:
+    pressed = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, pressed.set)
+    await pressed.wait()
 
 
 async def _watch(on: Stage, clients: Clients, http: httpx.AsyncClient, table: LiveTable) -> None:

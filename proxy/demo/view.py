@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -27,18 +26,16 @@ class LiveTable:
         self.healthy: dict[str, Any] | None = None
         self._on = on
         self._width = console.width
-        self._live = None if quiet else Live(console=console, refresh_per_second=4)
-
-    def __enter__(self) -> Self:
+        self._live = None if quiet else Live(console=console, refresh_per_second=4, transient=True)
         if self._live is not None:
-            self._live.__enter__()
-        return self
+            self._live.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Takes the table away: what it last showed is printed below, once."""
         if self._live is not None:
-            self._live.__exit__(kind, error, trace)
+            self._live.update(Text(""))
+            self._live.stop()
+            self._live = None
 
     def show(self, answer: dict[str, Any], tally: Tally) -> None:
         """Draws one moment."""
@@ -67,14 +64,15 @@ def print_verdict(console: Console, answer: dict[str, Any]) -> None:
     """Prints a verdict in the shape of `/gate` for a person."""
     console.print(budget_table(answer, console.width))
     console.print(_verdict_line(answer))
-    for reason in answer["reasons"][:SHOWN_REASONS]:
+    further = answer["reasons"][1:]
+    for reason in further[:SHOWN_REASONS]:
         console.print(Text(f"  · {reason}"))
-    hidden = len(answer["reasons"]) - SHOWN_REASONS
+    hidden = len(further) - SHOWN_REASONS
     if hidden > 0:
         console.print(Text(f"  and {hidden} more: --json shows all", style="dim"))
     diagnosis = answer["diagnosis"]
-    if diagnosis["axis"] != "undetermined":
-        console.print(Text(f"suspect: {diagnosis['axis']}. {diagnosis['fix']}"))
+    if answer["verdict"] == "fail" and diagnosis["axis"] != "undetermined":
+        console.print(Text(f"suspect: {diagnosis['axis']}; try {diagnosis['fix']}"))
 
 
 def budget_table(answer: dict[str, Any], width: int) -> Table:
