@@ -36,6 +36,8 @@ MAX_CONNECTIONS = 256  # *choice*: people, scrapers and rollout tools; beyond it
 SHUTDOWN_GRACE_S = 3  # *choice*: a reader of the page is not worth more
 PAGE_PAIRS = 20  # DESIGN 2.7: sample 20 and show them side by side
 REFRESH_S = (5, 3600)  # *choice*
+MAX_ACT_BYTES = 4096  # *choice*: an act has a sentence to say
+MAX_REASON_CHARS = 500  # *choice*
 
 _SECURITY_HEADERS = {
     "content-security-policy": CONTENT_SECURITY_POLICY,
@@ -223,6 +225,37 @@ def _add_acts(app: FastAPI, view: MonitorView) -> None:
         if _wants_html(request):
             return RedirectResponse("/", 303)
         return _json({"paused": act == "pause"})
+
+    @app.post("/gate/reset")
+    async def reset(request: Request) -> Response:
+        position = await view.reset(_reason_in(await _small_body(request)))
+        if _wants_html(request):
+            return RedirectResponse("/", 303)
+        return _json({"reset": True, "position": position})
+
+
+async def _small_body(request: Request) -> bytes:
+    """The request's body. Raises: HTTPException past MAX_ACT_BYTES; no more than that is ever held."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_ACT_BYTES:
+            raise HTTPException(413, f"the body is larger than {MAX_ACT_BYTES} bytes")
+    return body
+
+
+def _reason_in(body: bytes) -> str:
+    """The operator's reason, empty when none is given. Raises: HTTPException."""
+    try:
+        told = orjson.loads(body) if body else {}
+    except orjson.JSONDecodeError:
+        told = None
+    reason = told.get("reason", "") if isinstance(told, dict) else None
+    if not isinstance(reason, str) or len(reason) > MAX_REASON_CHARS:
+        raise HTTPException(
+            422, f'the body must be empty or a JSON object {{"reason": "..."}} of up to {MAX_REASON_CHARS} characters'
+        )
+    return reason
 
 
 def _add_page(app: FastAPI, view: MonitorView, ledger: PairSource, recipe: str) -> None:

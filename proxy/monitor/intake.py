@@ -61,6 +61,11 @@ class Intake:
         """True once there is an order to take events into."""
         return self._order is not None
 
+    @property
+    def last_position(self) -> int | None:
+        """The latest position given out; None before there is an order."""
+        return None if self._order is None else self._order.last_position
+
     def state(self) -> dict[str, Any]:
         """JSON-ready: what waits, what is in work, and the order's counts."""
         return {

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from proxy.errors import LedgerError
 from proxy.monitor.ledger_file import open_reader, said_plainly
 from proxy.monitor.ledger_records import COLUMNS, DISPOSITIONS, JOINS, KINDS, Shapes, inflate, parse_stratum, read_row
-from proxy.monitor.rows import LedgerRow, PairBodies
+from proxy.monitor.rows import RESET, LedgerRow, PairBodies
 from scorers.records import Observation, Stratum
 
 MAX_PAGE = 500  # *choice*: pairs in one answer
@@ -76,9 +76,12 @@ class LedgerReader:
         open_reader(path).close()
 
     def next_position(self) -> int:
-        """One past the highest position ever written, 0 in a new ledger; rows that were pruned count."""
+        """One past the highest position ever written, 0 in a new ledger; rows that were pruned count.
+
+        A reset may lie ahead of the rows, when a kill took those in work; new rows come after it.
+        """
         with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
-            return last_position(connection) + 1
+            return max(last_position(connection), *(int(reset["position"]) for reset in _resets(connection)), -1) + 1
 
     def observations(self, epoch: int, after: int = -1) -> Iterator[Observation]:
         """Every row of an epoch past position `after`, in rising position, streamed.
@@ -214,13 +217,22 @@ class LedgerReader:
             )
             return [(worker, sequence) for worker, sequence in found]
 
-    def prompt_token_mismatches(self, epoch: int) -> int:
-        """How many live rows of an epoch have arms that counted different prompt tokens; pruned rows are forgotten."""
+    def reset_position(self, epoch: int) -> int | None:
+        """The position after which an epoch's evidence begins by an operator's latest reset; None without one."""
+        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+            resets = _resets(connection)
+        return max((int(reset["position"]) for reset in resets if reset["epoch"] == epoch), default=None)
+
+    def prompt_token_mismatches(self, epoch: int, after: int = -1) -> int:
+        """How many live rows of an epoch past position `after` have arms that counted different prompt tokens.
+
+        Pruned rows are forgotten.
+        """
         with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
             found = connection.execute(
                 "SELECT count(*) FROM exchanges "
-                "WHERE epoch = ? AND kind = ? AND prompt_tokens != reference_prompt_tokens",
-                (epoch, KINDS.index("live")),
+                "WHERE epoch = ? AND kind = ? AND position > ? AND prompt_tokens != reference_prompt_tokens",
+                (epoch, KINDS.index("live"), after),
             )
             return int(found.fetchone()[0])
 
@@ -258,6 +270,12 @@ def read_epochs(connection: sqlite3.Connection) -> list[Epoch]:
         "pruned_through FROM epochs ORDER BY number"
     )
     return [Epoch(number, json.loads(contract), *rest) for number, contract, *rest in found]
+
+
+def _resets(connection: sqlite3.Connection) -> list[Mapping[str, Any]]:
+    """What the operator's resets tell, oldest first."""
+    found = connection.execute("SELECT detail FROM events WHERE kind = ? ORDER BY number", (RESET,))
+    return [json.loads(detail) for (detail,) in found]
 
 
 def _names(connection: sqlite3.Connection) -> dict[int, str]:

@@ -93,6 +93,11 @@ class SamplingOrder:
             self._numbers(worker, sequence).remember(sequence)
 
     @property
+    def last_position(self) -> int:
+        """The latest position given out, or -1."""
+        return self._next_position - 1
+
+    @property
     def unreleased(self) -> int:
         """Slots that have not left yet, open or waiting behind an open one."""
         return len(self._unreleased)

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from backends.base import Backend
+from proxy.errors import LedgerError
 from proxy.exchange import RelayEvent
 from proxy.monitor.evaluate import Evaluator, Keeping, mismatch_rule
 from proxy.monitor.intake import Intake
@@ -24,7 +25,7 @@ from proxy.monitor.jobs import Worker, ended
 from proxy.monitor.mirror import Mirror
 from proxy.monitor.order import SamplingOrder
 from proxy.monitor.redact import redactor
-from proxy.monitor.rows import Ledger, LedgerRow
+from proxy.monitor.rows import RESET, Ledger, LedgerRow
 from proxy.monitor.standing import MonitorMetrics, Standing
 from proxy.monitor.watch import CONFIRM_AFTER_S, LOOK_INTERVAL_S, ContractWatch, changes
 from proxy.monitor.writer import LedgerWriter
@@ -274,6 +275,23 @@ class Monitor:
     def resume(self) -> None:
         """Shadow calls again."""
         self._set_paused(False)
+
+    async def reset(self, reason: str) -> int:
+        """The last position that counts no more. The evidence begins anew after it once the ledger knows.
+
+        Everything sampled up to now is put aside, also what is still in work: it met the arms as they were.
+        Raises:  LedgerError when the ledger cannot record it, or is still being read; nothing was reset then.
+        """
+        position = self._intake.last_position
+        if position is None:
+            raise LedgerError("the monitor is still reading its ledger; try again when /readyz says that it resumed")
+        epoch = self._standing.epoch
+        detail = {"epoch": epoch, "position": position, "reason": reason}
+        # On the writer's thread: rows past the position are written after it, so none of them is folded before.
+        await self._writer.call(self._ledger.event, RESET, detail, self._wall())
+        self._standing.reset(epoch, position)
+        _log.warning("an operator reset the evidence of epoch %d after position %d", epoch, position)
+        return position
 
     def _set_paused(self, paused: bool) -> None:
         if self._paused is not paused:

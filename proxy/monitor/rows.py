@@ -15,6 +15,10 @@ from scorers.judge import Verdict
 from scorers.records import Arm, Disposition, Observation, Reason, Stratum
 
 
+RESET = "reset"
+"""The kind of the event of an operator's reset; its detail holds `epoch`, `position` and `reason`."""
+
+
 class Ineligible(StrEnum):
     """Why a sampled exchange is never scored. A closed set: it labels metrics."""
 
@@ -145,8 +149,12 @@ class Ledger(Protocol):
         """
         ...
 
-    def prompt_token_mismatches(self, epoch: int) -> int:
-        """How many live rows of an epoch have arms that counted different prompt tokens."""
+    def reset_position(self, epoch: int) -> int | None:
+        """The position after which an epoch's evidence begins by an operator's latest reset; None without one."""
+        ...
+
+    def prompt_token_mismatches(self, epoch: int, after: int = -1) -> int:
+        """How many live rows of an epoch past position `after` have arms that counted different prompt tokens."""
         ...
 
     def checkpoint(self, epoch: int, position: int, state_json: str) -> None:
@@ -188,3 +196,10 @@ class MonitorView(Protocol):
     def pause(self) -> None: ...
 
     def resume(self) -> None: ...
+
+    async def reset(self, reason: str) -> int:
+        """The last position that counts no more: the evidence has begun anew after it, and the ledger says so.
+
+        Raises:  LedgerError when that could not be recorded; nothing was reset then.
+        """
+        ...

@@ -38,7 +38,9 @@ class Foldable(Protocol):
 
     def checkpoint_of(self, epoch: int) -> Checkpoint | None: ...
 
-    def prompt_token_mismatches(self, epoch: int) -> int: ...
+    def reset_position(self, epoch: int) -> int | None: ...
+
+    def prompt_token_mismatches(self, epoch: int, after: int = -1) -> int: ...
 
 
 class Standing:
@@ -62,27 +64,40 @@ class Standing:
         return self._epoch if self._epoch is not None else 0
 
     def resume(self, ledger: Foldable, epoch: int, contract: Mapping[str, Any]) -> None:
-        """Folds the epoch's rows again. Blocks: run it off the loop.
+        """Folds the epoch's rows again, from the latest reset on. Blocks: run it off the loop.
 
         Rows that were pruned are in the ledger's checkpoint, which holds for the budgets that it was made under.
         Raises:  LedgerError when the ledger cannot be read, or the pruned rows cannot be had in any other way.
         """
-        evidence = self._fresh()
+        evidence, after = self._fresh(), -1
+        reset = ledger.reset_position(epoch)
+        if reset is not None:
+            evidence.reset(reset)
+            after = reset
         try:
-            last, folded = _fold_all(evidence, ledger, epoch, -1)
+            last, folded = _fold_all(evidence, ledger, epoch, after)
         except LedgerError as error:
             evidence, after = self._from_checkpoint(ledger, epoch, error)
+            if evidence.reset_position != reset:  # it would bring back what the operator has put aside
+                raise
             last, folded = _fold_all(evidence, ledger, epoch, after)
             last = max(last, after)
         self._evidence, self._epoch, self.contract = evidence, epoch, contract
         self._last_position, self.folded = last, folded
-        self.prompt_token_mismatches = ledger.prompt_token_mismatches(epoch)
+        self.prompt_token_mismatches = ledger.prompt_token_mismatches(epoch, -1 if reset is None else reset)
 
     def begin(self, epoch: int, contract: Mapping[str, Any]) -> None:
         """An epoch without rows."""
         self._evidence, self._epoch, self.contract = self._fresh(), epoch, contract
         self._last_position, self.folded, self.prompt_token_mismatches = -1, 0, 0
         self._hold = ""
+
+    def reset(self, epoch: int, position: int) -> None:
+        """The epoch's evidence begins anew after `position`. Rows up to it that come later are history."""
+        if self._evidence is None or epoch != self._epoch:
+            return  # a new epoch began meanwhile: its evidence is new already
+        self._evidence.reset(position)
+        self._last_position, self.folded, self.prompt_token_mismatches = -1, 0, 0
 
     def hold(self, sentence: str) -> None:
         """Forbids a pass until the next epoch begins."""
@@ -91,7 +106,7 @@ class Standing:
     def fold(self, rows: Sequence[LedgerRow]) -> None:
         """Takes in rows that are durable, in rising position; those of another epoch are not for this evidence."""
         for row in rows:
-            if row.epoch != self._epoch or self._evidence is None:
+            if row.epoch != self._epoch or self._evidence is None or _is_history(row, self._evidence):
                 continue
             try:
                 self._evidence.fold(row.observation())
@@ -133,13 +148,24 @@ class Standing:
         checkpoint = ledger.checkpoint_of(epoch)
         if checkpoint is None:
             raise error
-        evidence, fresh = EvidenceState.from_json(json.loads(checkpoint.state_json)), self._fresh()
+        try:
+            evidence, fresh = EvidenceState.from_json(json.loads(checkpoint.state_json)), self._fresh()
+        except ValueError as damage:
+            raise LedgerError(
+                f"the rows before position {checkpoint.position} were pruned, and their checkpoint cannot be read "
+                f"({damage}); start with a new ledger (ledger.path)"
+            ) from damage
         if evidence.budgets != fresh.budgets or evidence.rules != fresh.rules:
             raise LedgerError(
                 "the budgets changed, and rows that the new ones would need were pruned; start with a new ledger "
                 "(ledger.path), or restore the old [budgets] and [gate]"
             ) from error
         return evidence, checkpoint.position
+
+
+def _is_history(row: LedgerRow, evidence: EvidenceState) -> bool:
+    """True for a row that was sampled before the evidence was reset, and written after."""
+    return evidence.reset_position is not None and row.position <= evidence.reset_position
 
 
 def _fold_all(evidence: EvidenceState, ledger: Foldable, epoch: int, after: int) -> tuple[int, int]:

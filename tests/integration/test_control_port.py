@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 import pytest
 
-from proxy.errors import SettingsError
+from proxy.errors import LedgerError, SettingsError
 from proxy.monitor.control import create_control_app, serve_control
 from proxy.monitor.exposition import ParityMetrics
 from proxy.monitor.rows import LedgerRow, PairBodies, ScoreRow
@@ -137,6 +137,34 @@ async def test_the_mirror_is_paused_and_resumed(tmp_path: Path) -> None:
         assert (await rig.client.post("/mirror/stop")).status_code == 422
 
 
+async def test_the_evidence_is_reset_with_or_without_a_reason(tmp_path: Path) -> None:
+    async with control_port(tmp_path) as rig:
+        assert (await rig.client.post("/gate/reset")).json() == {"reset": True, "position": 41}
+        assert (await rig.client.post("/gate/reset", json={"reason": "parser fixed"})).status_code == 200
+        answer = await rig.client.post("/gate/reset", headers=BROWSER)
+        assert (answer.status_code, answer.headers["location"]) == (303, "/")
+        assert rig.view.resets == ["", "parser fixed", ""]
+        assert (await rig.client.get("/gate/reset")).status_code == 405
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"[]", b"null", b'{"reason": 1}', b'{"reason": "' + b"x" * 501 + b'"}', b"\xff"]
+)
+async def test_a_reset_with_a_body_that_says_nothing_sensible_is_none(tmp_path: Path, body: bytes) -> None:
+    async with control_port(tmp_path) as rig:
+        answer = await rig.client.post("/gate/reset", content=body)
+        assert (answer.status_code, "reason" in answer.json()["error"]) == (422, True)
+        assert (await rig.client.post("/gate/reset", content=b" " * 5000)).status_code == 413
+        assert rig.view.resets == []
+
+
+async def test_a_reset_that_was_not_recorded_says_so(tmp_path: Path) -> None:
+    async with control_port(tmp_path) as rig:
+        rig.view.broken = LedgerError("ledger x: the disk is full")
+        answer = await rig.client.post("/gate/reset")
+        assert (answer.status_code, answer.json()) == (503, {"error": "ledger x: the disk is full"})
+
+
 async def test_with_a_token_everything_but_health_needs_it(tmp_path: Path) -> None:
     async with control_port(tmp_path, token=TOKEN) as rig:
         rig.ledger.append([row(1, bodies=bodies())])
@@ -155,7 +183,9 @@ async def test_with_a_token_everything_but_health_needs_it(tmp_path: Path) -> No
             for given in right:
                 assert (await rig.client.get(path, headers={"authorization": given})).status_code == 200
         assert (await rig.client.post("/mirror/pause")).status_code == 401
+        assert (await rig.client.post("/gate/reset")).status_code == 401
         assert not rig.view.paused
+        assert rig.view.resets == []
 
 
 async def test_two_authorization_headers_are_none(tmp_path: Path) -> None:
@@ -178,6 +208,8 @@ async def test_without_a_token_only_loopback_names_are_answered(tmp_path: Path) 
     [
         {"origin": "https://evil.example"},
         {"origin": "null"},
+        {"origin": "http://["},
+        {"origin": "http://[", "host": "http://["},
         {"sec-fetch-site": "cross-site"},
         {"sec-fetch-site": "same-site", "origin": "http://127.0.0.1:1"},
     ],
@@ -187,8 +219,11 @@ async def test_another_site_changes_nothing(tmp_path: Path, headers: dict[str, s
     async with control_port(tmp_path, token=token) as rig:
         if token:
             rig.client.headers["authorization"] = f"Bearer {token}"
-        assert (await rig.client.post("/mirror/pause", headers=headers)).status_code == 403
+        for path in ("/mirror/pause", "/gate/reset"):
+            answer = await rig.client.post(path, headers=headers)
+            assert answer.status_code == (421 if "host" in headers and not token else 403)
         assert not rig.view.paused
+        assert rig.view.resets == []
         own = {"origin": f"http://127.0.0.1:{rig.port}", "sec-fetch-site": "same-origin"}
         assert (await rig.client.post("/mirror/pause", headers=own)).status_code == 200
 

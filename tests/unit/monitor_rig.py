@@ -218,11 +218,16 @@ class MemoryLedger:
             raise LedgerError("rows were pruned")
         return iter([row.observation() for row in self.rows if row.epoch == epoch and row.position > after])
 
-    def prompt_token_mismatches(self, epoch: int) -> int:
+    def reset_position(self, epoch: int) -> int | None:
+        told = [detail for kind, detail in self.events if kind == "reset" and detail["epoch"] == epoch]
+        return max((detail["position"] for detail in told), default=None)
+
+    def prompt_token_mismatches(self, epoch: int, after: int = -1) -> int:
         return sum(
             row.prompt_tokens != row.reference_prompt_tokens
             for row in self.rows
             if row.epoch == epoch
+            and row.position > after
             and row.kind == "live"
             and None not in (row.prompt_tokens, row.reference_prompt_tokens)
         )

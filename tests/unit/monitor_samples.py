@@ -130,6 +130,7 @@ class FixedView:
         self.ready = {"ledger": True, "reference": True}
         self.paused = False
         self.broken: Exception | None = None
+        self.resets: list[str] = []
 
     def verdict(self) -> Verdict:
         if self.broken is not None:
@@ -152,3 +153,9 @@ class FixedView:
 
     def resume(self) -> None:
         self.paused = False
+
+    async def reset(self, reason: str) -> int:
+        if self.broken is not None:
+            raise self.broken
+        self.resets.append(reason)
+        return 41

@@ -63,3 +63,18 @@ def test_a_missing_layout_is_corruption_and_not_silence(ledger: SqliteLedger) ->
     ledger._connection.execute("DELETE FROM shapes")
     with pytest.raises(LedgerError, match="corrupt"):
         list(ledger.observations(1))
+
+
+def test_prompt_tokens_are_counted_past_a_position(ledger: SqliteLedger) -> None:
+    ledger.append([row(n, prompt_tokens=7) for n in range(5)])
+    assert ledger.prompt_token_mismatches(1, after=2) == 2
+
+
+def test_resets_are_found_by_epoch_and_new_positions_come_after_them(ledger: SqliteLedger) -> None:
+    ledger.append([row(n) for n in range(5)])
+    ledger.event("pause", {}, 1.0)
+    assert (ledger.reset_position(1), ledger.next_position()) == (None, 5)
+    for epoch, position in ((1, 2), (1, 3), (2, 9)):
+        ledger.event("reset", {"epoch": epoch, "position": position, "reason": ""}, 2.0)
+    assert [ledger.reset_position(epoch) for epoch in (1, 2, 3)] == [3, 9, None]
+    assert ledger.next_position() == 10  # the rows up to it were in work when a kill took them

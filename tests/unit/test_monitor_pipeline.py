@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from backends.base import BackendUnavailable, Reply
+from proxy.errors import LedgerError
 from proxy.exchange import LossReason, Lost, Outcome
 from proxy.monitor import pipeline
 from proxy.monitor.pipeline import Monitor
@@ -377,3 +378,39 @@ async def test_a_monitor_that_loses_a_task_writes_what_it_has_and_ends_with_the_
         await asyncio.wait_for(task, 10.0)
     assert [scores(row)["text_mismatch"] for row in rig.ledger.rows] == [Reason.LATE]
     assert not rig.shutdown.is_set()
+
+
+@pytest.mark.asyncio
+async def test_a_reset_puts_aside_what_was_sampled_and_a_restart_agrees() -> None:
+    ledger, gate = MemoryLedger(), asyncio.Event()
+
+    async def slow(path: str, body: bytes) -> Reply:
+        await gate.wait()
+        return ok(chat_reply("fine"))
+
+    async with running(settings(concurrency=8), ledger, reference=slow) as rig:
+        rig.send(*[exchange(n, request=TOOLS, reply=tool_reply("weather", city="Rome")) for n in range(4)])
+        await until(lambda: rig.reference.active == 4)
+        assert await rig.monitor.reset("the reference was restarted") == 3  # still in work, and sampled before
+        gate.set()
+        rig.send(*[exchange(n, request=TOOLS) for n in range(4, 6)])
+        await rig.rows(6)
+        await until(lambda: rig.monitor.verdict().coverage.sampled == 2)
+        live = rig.monitor.verdict()
+    assert live.budgets["tool_call_mismatch"].value == 0.0
+    told = {"epoch": 1, "position": 3, "reason": "the reference was restarted"}
+    assert ("reset", told) in ledger.events
+    async with running(settings(), ledger, reference=slow) as rig:
+        assert rig.monitor.verdict().as_dict() == live.as_dict()
+
+
+@pytest.mark.asyncio
+async def test_a_reset_that_the_ledger_does_not_take_is_none() -> None:
+    async with running() as rig:
+        rig.send(exchange(0, request=TOOLS))
+        await until(lambda: rig.monitor.verdict().coverage.sampled == 1)
+        rig.ledger.broken = "the disk is full"
+        with pytest.raises(LedgerError, match="disk"):
+            await rig.monitor.reset("")
+        assert rig.monitor.verdict().coverage.sampled == 1
+        rig.ledger.broken = ""

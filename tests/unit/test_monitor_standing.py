@@ -121,3 +121,75 @@ def test_a_row_that_cannot_be_folded_stops_passes_and_shows() -> None:
     assert of.folded == 2
     assert any("restart" in reason for reason in of.verdict(()).reasons)
     assert of.checkpoint() is None
+
+
+def reset_at(ledger: MemoryLedger, position: int, epoch: int = 1) -> None:
+    ledger.event("reset", {"epoch": epoch, "position": position, "reason": "the parser was fixed"}, 1.0)
+
+
+def test_a_reset_gives_the_same_evidence_live_and_from_the_ledger() -> None:
+    """Rows sampled before it and written after it are history on both ways."""
+    ledger, rows = MemoryLedger(), [scored(n, prompt_tokens=5, reference_prompt_tokens=6) for n in range(120)]
+    live = standing(ledger)
+    live.fold(rows[:60])
+    assert live.verdict(()).state == "fail"
+    reset_at(ledger, 69)
+    live.reset(1, 69)
+    assert live.checkpoint() is None  # nothing of the new evidence is in the ledger yet
+    live.fold(rows[60:90])
+    live.fold(rows[90:])
+    ledger.append(rows)
+    verdict = live.verdict(())
+    assert verdict.samples == 50
+    assert "evidence begins after position 69: an operator reset it" in verdict.reasons
+    assert standing(ledger).verdict(()).as_dict() == verdict.as_dict()
+    assert standing(ledger).prompt_token_mismatches == live.prompt_token_mismatches == 50
+
+
+def test_the_latest_reset_counts_and_only_in_its_epoch() -> None:
+    ledger = MemoryLedger()
+    ledger.append([scored(n) for n in range(60)])
+    for position in (9, 29):
+        reset_at(ledger, position)
+    reset_at(ledger, 49, epoch=2)
+    assert standing(ledger).verdict(()).samples == 30
+    live = standing(ledger)
+    live.reset(2, 59)  # its epoch is over
+    assert live.verdict(()).samples == 30
+
+
+def test_a_reset_is_replayed_from_a_checkpoint_and_past_one() -> None:
+    ledger, rows = MemoryLedger(), [scored(n) for n in range(90)]
+    live = standing(ledger)
+    live.fold(rows[:40])
+    before = live.checkpoint()
+    assert before is not None
+    ledger.checkpoint(*before)
+    reset_at(ledger, 49)
+    live.reset(1, 49)
+    live.fold(rows[40:70])
+    ledger.append(rows[40:])
+    ledger.pruned_through = 39  # the checkpoint from before the reset covers these
+    whole = live.verdict(()).as_dict()
+    ledger.rows = rows[40:70]
+    assert standing(ledger).verdict(()).as_dict() == whole
+
+    after = live.checkpoint()
+    assert after is not None
+    assert after[:2] == (1, 69)
+    ledger.checkpoint(*after)
+    ledger.rows, ledger.pruned_through = rows[70:], 69
+    live.fold(rows[70:])
+    assert standing(ledger).verdict(()).as_dict() == live.verdict(()).as_dict()
+    ledger.checkpoint(*before)
+    with pytest.raises(LedgerError, match="pruned"):  # it would bring back what was put aside
+        standing(ledger)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_one_line() -> None:
+    ledger = MemoryLedger()
+    ledger.pruned_through = 5
+    for stored in ("{", "{}"):
+        ledger.checkpoint(1, 5, stored)
+        with pytest.raises(LedgerError, match=r"ledger\.path"):
+            standing(ledger)
