@@ -170,8 +170,8 @@ def _fresh_evidence(settings: Settings) -> Callable[[], EvidenceState]:
 async def _serve(loaded: Loaded, log_level: str, shutdown: asyncio.Event) -> int:
     """Both ports are held here, so that a restarted child comes back where it was."""
     settings = loaded.settings
-    relay_port, relay_holder = reserve_port(settings.relay.host, settings.relay.port)
-    control_port, control_holder = reserve_port(settings.control.host, settings.control.port)
+    relay_port, relay_holder = reserve_port(settings.relay.host, settings.relay.port, "relay.port")
+    control_port, control_holder = reserve_port(settings.control.host, settings.control.port, "control.port")
     common = ("--config", str(loaded.path), "--log-level", log_level)
     program = (sys.executable, "-m", "proxy.cli")
     children = [

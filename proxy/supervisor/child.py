@@ -14,15 +14,21 @@ SUPERVISED = "PARITY_SUPERVISED"  # in a child's environment: the supervisor's p
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
-def reserve_port(host: str, port: int) -> tuple[int, socket.socket]:
+def reserve_port(host: str, port: int, key: str = "relay.port") -> tuple[int, socket.socket]:
     """The port for all relay workers, and a bound, not listening socket that keeps it theirs while it is open.
 
-    Every worker binds the same port with SO_REUSEPORT. Only listening sockets are given connections.
+    Every worker binds the same port with SO_REUSEPORT. Only listening sockets are given connections. `key` is the
+    setting that the port comes from, for the message.
 
-    Raises:  SupervisorError when another program has the port: SO_REUSEPORT alone would share it silently.
+    Raises:  SupervisorError when another program has the port (SO_REUSEPORT alone would share it silently), or when
+             the host is none of this machine's.
     """
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    holder = socket.socket(family, kind, protocol)
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        holder = socket.socket(family, kind, protocol)
+    except (OSError, UnicodeError) as error:  # UnicodeError: a label that IDNA cannot encode
+        why = (error.strerror if isinstance(error, OSError) else None) or error
+        raise SupervisorError(f'{key.partition(".")[0]}.host: cannot use "{host}": {why}') from error
     try:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the last run in TIME_WAIT
         with socket.socket(family, kind, protocol) as probe:
@@ -32,7 +38,7 @@ def reserve_port(host: str, port: int) -> tuple[int, socket.socket]:
         holder.bind(address)
     except OSError as error:
         holder.close()
-        raise SupervisorError(f"relay.port: cannot use {host}:{port}: {error.strerror or error}") from error
+        raise SupervisorError(f"{key}: cannot use {host}:{port}: {error.strerror or error}") from error
     return holder.getsockname()[1], holder
 
 

@@ -61,6 +61,22 @@ def test_a_port_that_another_program_listens_on_is_refused_even_when_it_would_sh
             reserve_port("127.0.0.1", port)
 
 
+def test_what_cannot_be_bound_is_told_under_its_own_setting() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(SupervisorError, match=rf"^control\.port: cannot use 127\.0\.0\.1:{port}: "):
+            reserve_port("127.0.0.1", port, "control.port")
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "x" * 70, "a..b", "192.0.2.1"])
+def test_a_host_that_is_not_ours_is_one_line(host: str) -> None:
+    with pytest.raises(SupervisorError, match=r"^control\.(host|port): cannot use ") as caught:
+        reserve_port(host, 0, "control.port")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_port_just_left_by_a_server_with_closed_connections_can_be_reserved() -> None:
     with socket.socket() as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
