@@ -129,7 +129,8 @@ class MirrorSettings(Section):
     teacher_forced_rate: Rate = 0.0
     needle_rate: Rate = 0.05
     top_logprobs: Annotated[int, Field(ge=1, le=20)] = 20
-    max_reply_bytes: Bytes = 64 * MIB
+    max_replay_tokens: Annotated[int, Field(ge=1)] = 2048  # of replayed requests that set no limit of their own
+    max_reply_bytes: Bytes = 16 * MIB  # held at once: at most concurrency x 3 (both arms, the noise run), so 768 MiB
     max_scored_prompt_tokens: Annotated[int, Field(ge=1)] = 8192
     forward_headers: tuple[str, ...] = ()
 

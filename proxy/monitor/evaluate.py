@@ -94,7 +94,7 @@ class Evaluator:
             heard,
             Evaluation(
                 scores=tuple(rows),
-                stratum=stratum_of(plan.request, _prompt_tokens(right.reply, left)),
+                stratum=stratum_of(plan.request),
                 prompt_tokens=left.prompt_tokens if left else None,
                 reference_prompt_tokens=right.reply.prompt_tokens if right.reply else None,
                 completion_tokens=left.completion_tokens if left else None,
@@ -106,7 +106,7 @@ class Evaluator:
         rows = self._missing(plan, "candidate", self._scorers, why, explanation)
         if plan.coins.noise:
             rows += self._missing(plan, "noise", self._scorers, why, explanation)
-        return Evaluation(scores=tuple(rows), stratum=stratum_of(plan.request, None))
+        return Evaluation(scores=tuple(rows), stratum=stratum_of(plan.request))
 
     def _candidate_rows(
         self, plan: Plan, served: _Side | None, replay: _Side | None, right: _Side, forced: Forced | None
@@ -264,12 +264,6 @@ def _rows(arm: Arm, scored: Sequence[Scored]) -> list[ScoreRow]:
         else ScoreRow(arm, item.name, None, item.reason, item.explanation)
         for item in scored
     ]
-
-
-def _prompt_tokens(right: DecodedReply | None, left: DecodedReply | None) -> int | None:
-    if right is not None and right.prompt_tokens is not None:
-        return right.prompt_tokens
-    return left.prompt_tokens if left is not None else None
 
 
 def _body(answer: Answer | None) -> bytes:

@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from proxy.exchange import LossReason
 from proxy.monitor.ledger_reader import LedgerStats
+from proxy.monitor.outcomes import UNTIMED, CallOutcome
 from proxy.monitor.relay_totals import RelayTotals
 from proxy.monitor.rows import Ineligible, LedgerRow
 from proxy.monitor.tallies import Buckets, Counts, gauge, one_of
@@ -28,8 +29,7 @@ from scorers.judge import Verdict
 from scorers.records import Reason, ScoreSpec
 
 ARMS = ("candidate", "reference")
-OUTCOMES = ("ok", "rejected", "error", "timeout", "breaker_open", "cancelled")
-UNTIMED_OUTCOMES = ("breaker_open", "cancelled")  # no call was made, or not to its end
+OUTCOMES = tuple(outcome.value for outcome in CallOutcome)
 BREAKER_STATES = ("closed", "open", "half_open")
 # Buckets are a *choice*: shadow calls are whole generations, from a short answer to the default time-out and past it.
 CALL_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -111,7 +111,7 @@ class ParityMetrics(Collector):
         """Counts one shadow call. Units: seconds."""
         arm = _closed(arm, ARMS)
         self._calls.add(arm, _closed(outcome, OUTCOMES))
-        if outcome not in UNTIMED_OUTCOMES:
+        if outcome not in UNTIMED:
             self._call_seconds.observe(seconds, arm)
 
     def row(self, row: LedgerRow) -> None:

@@ -19,7 +19,7 @@ from proxy.monitor.evaluate import Evaluation, Evaluator, Forced, Heard
 from proxy.monitor.forcing import forced_call
 from proxy.monitor.mirror import Answer, Answers, Mirror
 from proxy.monitor.order import Slot
-from proxy.monitor.plan import Plan, Tosser, TurnedAway, plan
+from proxy.monitor.plan import Plan, Tosser, TurnedAway, plan, refused_status
 from proxy.monitor.probes import probe_plan
 from proxy.monitor.record import ineligible_row, lost_row, scored_row
 from proxy.monitor.rows import Ineligible, LedgerRow
@@ -120,13 +120,14 @@ class Worker:
         evaluator: Evaluator,
         executor: Executor,
         on_probe: Callable[[Job, Plan], None],
+        salt: bytes,
     ) -> None:
         self._settings = settings
         self._mirror = mirror
         self._evaluator = evaluator
         self._executor = executor
         self._on_probe = on_probe
-        self._tosser = Tosser(settings)
+        self._tosser = Tosser(settings, salt)
 
     async def row(self, job: Job) -> LedgerRow:
         """The row of this job. Whatever an exchange holds, and whatever the arms answer, it ends in a row."""
@@ -138,7 +139,10 @@ class Worker:
             if isinstance(decision.decided, TurnedAway):
                 return ineligible_row(job.slot, job.epoch, decision.decided, job.exchange)
             job.plan = decision.decided
-        return scored_row(job.slot, job.epoch, await self._evaluated(job, job.plan), job.exchange)
+        ended = await self._evaluated(job, job.plan)
+        if isinstance(ended, TurnedAway):
+            return ineligible_row(job.slot, job.epoch, ended, job.exchange)
+        return scored_row(job.slot, job.epoch, ended, job.exchange)
 
     def row_without(self, job: Job, why: Reason) -> LedgerRow:
         """The row of a job whose work did not end: its scores are lost where they are known, else the exchange is."""
@@ -146,10 +150,18 @@ class Worker:
             return lost_row(job.slot, job.epoch, why.value, job.exchange)
         return scored_row(job.slot, job.epoch, self._evaluator.missing(job.plan, why), job.exchange)
 
-    async def _evaluated(self, job: Job, plan: Plan) -> Evaluation:
+    async def _evaluated(self, job: Job, plan: Plan) -> Evaluation | TurnedAway:
         if plan.failed is not None:
             status = job.exchange.status if job.exchange is not None else 0
             return self._evaluator.missing(plan, plan.failed, {"status": status})
+        if plan.refused:
+            answer = await self._mirror.ask("reference", plan.reference, plan.headers)
+            if answer.rejected:
+                return TurnedAway(Ineligible.CLIENT_ERROR, plan.request)
+            if answer.missing is not None:
+                return self._evaluator.missing(plan, answer.missing, answer.why)
+            if plan.probe is None:  # the reference takes what the candidate refused
+                return self._evaluator.missing(plan, Reason.CANDIDATE_ERROR, {"status": plan.refused})
         answers = await self._mirror.answers(plan)
         forced, control_forced = await self._forced(plan, answers)
         return await self._offload(self._evaluator.evaluate, plan, Heard(answers, forced, control_forced))
@@ -176,7 +188,8 @@ class Worker:
         request = decided.request
         if request is None or (isinstance(decided, TurnedAway) and decided.reason not in _STILL_PROBED):
             return _Decision(decided, None)
-        return _Decision(decided, probe_plan(exchange.id, request, coins, decided.headers, self._settings))
+        refused = refused_status(exchange)
+        return _Decision(decided, probe_plan(exchange.id, request, coins, decided.headers, self._settings, refused))
 
     async def _offload(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)

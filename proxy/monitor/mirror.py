@@ -14,17 +14,15 @@ from typing import Literal, Protocol, TypeAlias
 
 import orjson
 
-from backends.base import Backend, BackendError, BackendProtocolError, BackendTimeout, Reply
+from backends.base import Backend, BackendError, BackendTimeout, Reply
 from backends.shape import ShadowCall
 from proxy.monitor.breaker import Breaker
-from proxy.monitor.plan import Plan
+from proxy.monitor.outcomes import CallOutcome
+from proxy.monitor.plan import CREDENTIALS_REFUSED, NOT_ABOUT_THE_REQUEST, Plan
 from proxy.settings import MirrorSettings
 from scorers.records import Reason
 
 Side: TypeAlias = Literal["candidate", "reference"]
-CallOutcome: TypeAlias = Literal[
-    "ok", "http_4xx", "http_5xx", "unavailable", "timeout", "protocol_error", "cancelled", "defect"
-]
 
 MAX_ERROR_CHARS = 300  # choice
 TELLING_STATUSES = frozenset({401, 403, 404})  # their messages name models and keys, never a prompt
@@ -35,7 +33,7 @@ _log = logging.getLogger(__name__)
 class ShadowMetrics(Protocol):
     """Where calls are counted."""
 
-    def shadow_call(self, arm: str, outcome: str, seconds: float) -> None: ...
+    def shadow_call(self, arm: str, outcome: CallOutcome, seconds: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +43,12 @@ class Answer:
     reply: Reply | None = None
     missing: Reason | None = None
     status: int = 0
+
+    @property
+    def rejected(self) -> bool:
+        """The arm says that the request itself is wrong: 4xx, and neither our key nor its load."""
+        ours = self.status in CREDENTIALS_REFUSED or self.status in NOT_ABOUT_THE_REQUEST
+        return self.missing is not None and 400 <= self.status < 500 and not ours
 
     @property
     def why(self) -> dict[str, int]:
@@ -118,16 +122,15 @@ class Mirror:
         return {"candidate": self._candidate.health, "reference": self._reference.health}
 
     async def answers(self, plan: Plan) -> Answers:
-        """Every call of the plan at once; one that fails does not disturb the others.
+        """Every call of the plan, both arms at once; one that fails does not disturb the others.
 
         While the breaker is open nothing is called: a replay on the candidate would find nothing to be compared with.
         """
         if self.breaker.state(self._clock()) == "open":
-            return Answers(reference=Answer(missing=Reason.BREAKER_OPEN))
-        reference, replay, control = await asyncio.gather(
-            self.ask("reference", plan.reference, plan.headers),
+            return Answers(reference=self._not_called("reference"))
+        (reference, control), replay = await asyncio.gather(
+            self._twice(plan),
             self._optional("candidate", plan.replay, plan.headers),
-            self._optional("reference", plan.control, plan.headers),
         )
         return Answers(reference=reference, replay=replay, control=control)
 
@@ -141,6 +144,23 @@ class Mirror:
             finally:
                 self._in_flight -= 1
 
+    async def _twice(self, plan: Plan) -> tuple[Answer, Answer | None]:
+        """The reference's answer, and its second one where planned.
+
+        The second run begins once the first has ended, so that the engine computes it in another batch: side by side
+        the two may share one, and the noise floor would be measured too low (metrology 1).
+        """
+        first = await self.ask("reference", plan.reference, plan.headers)
+        if plan.control is None:
+            return first, None
+        if first.reply is None:  # nothing to compare a second run with
+            return first, Answer(missing=first.missing, status=first.status)
+        return first, await self.ask("reference", plan.control, plan.headers)
+
+    def _not_called(self, side: Side) -> Answer:
+        self._metrics.shadow_call(side, CallOutcome.BREAKER_OPEN, 0.0)
+        return Answer(missing=Reason.BREAKER_OPEN)
+
     async def _optional(self, side: Side, call: ShadowCall | None, headers: Mapping[str, str]) -> Answer | None:
         return None if call is None else await self.ask(side, call, headers)
 
@@ -150,7 +170,7 @@ class Mirror:
             return answer
         ticket = arm.breaker.admit(self._clock())
         if ticket is None:
-            return Answer(missing=Reason.BREAKER_OPEN)
+            return self._not_called(arm.side)
         try:
             answer, alive = await self._sent(arm, call, headers)
             ticket.close("answered" if alive else "failed", self._clock())
@@ -161,26 +181,26 @@ class Mirror:
     async def _sent(self, arm: _Arm, call: ShadowCall, headers: Mapping[str, str]) -> tuple[Answer, bool]:
         """The answer, and whether the arm is alive (a 4xx is an answer; a 5xx and a 429 are not)."""
         started = self._clock()
-        outcome: CallOutcome = "cancelled"
+        outcome = CallOutcome.CANCELLED
         arm.health.calls += 1
         try:
             reply = await arm.backend.post(call.path, call.body, headers, self._timeout_s)
             alive = reply.status < 500 and reply.status != 429
-            outcome = "ok" if reply.ok else ("http_4xx" if reply.status < 500 else "http_5xx")
+            outcome = _outcome_of(reply)
             self._note(arm, reply.status, "" if reply.ok else _told(reply))
             if reply.ok:
                 return Answer(reply=reply, status=reply.status), True
             return Answer(missing=_error_of(arm.side), status=reply.status), alive
         except BackendTimeout as error:
-            outcome = "timeout"
+            outcome = CallOutcome.TIMEOUT
             self._note(arm, 0, str(error))
             return Answer(missing=_timeout_of(arm.side)), False
         except BackendError as error:
-            outcome = "protocol_error" if isinstance(error, BackendProtocolError) else "unavailable"
+            outcome = CallOutcome.ERROR
             self._note(arm, 0, str(error))
             return Answer(missing=_error_of(arm.side)), False
         except Exception as error:  # noqa: BLE001  a backend's defect costs this score, never the monitor
-            outcome = "defect"
+            outcome = CallOutcome.ERROR
             self._note(arm, 0, type(error).__name__)
             _log.exception("the %s backend raised outside its error tree", arm.side)
             return Answer(missing=_error_of(arm.side)), False
@@ -197,6 +217,12 @@ class Mirror:
             _log.warning("shadow call to the %s failed: %s", arm.side, error[:MAX_ERROR_CHARS])
         health.failures_in_a_row += 1
         health.last_error = error[:MAX_ERROR_CHARS]
+
+
+def _outcome_of(reply: Reply) -> CallOutcome:
+    if reply.ok:
+        return CallOutcome.OK
+    return CallOutcome.REJECTED if 400 <= reply.status < 500 else CallOutcome.ERROR
 
 
 def _error_of(side: Side) -> Reason:

@@ -45,7 +45,8 @@ class Monitor:
     """Implements rows.MonitorView. `run` is its life; `on_event`, `on_stats`, `on_connection` are the feed's callbacks.
 
     `evidence` makes evidence that has seen nothing; it is asked for one per epoch. The ledger and the backends stay
-    the caller's to close. `clock` is monotonic seconds, `wall` seconds since the epoch.
+    the caller's to close. `salt` is the secret one of the sampling. `clock` is monotonic seconds, `wall` seconds since
+    the epoch.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Monitor:
         scorers: Mapping[str, Scorer],
         evidence: Callable[[], EvidenceState],
         metrics: MonitorMetrics,
+        salt: bytes,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         look_interval_s: float = LOOK_INTERVAL_S,
@@ -90,7 +92,7 @@ class Monitor:
         self._standing = Standing(settings.gate.recipe, evidence)
         self._intake = Intake(
             settings.mirror,
-            lambda on_probe: Worker(settings, self._mirror, Evaluator(scorers, keeping), self._cpu, on_probe),
+            lambda on_probe: Worker(settings, self._mirror, Evaluator(scorers, keeping), self._cpu, on_probe, salt),
             self._standing,
             self._writer.put,
             clock,

@@ -20,7 +20,9 @@ from proxy.settings import Settings
 from scorers.decode import DecodeError, decode_request
 from scorers.records import DecodedRequest, Probe, Reason, Stratum, length_bucket
 
-CHARS_PER_TOKEN = 4  # choice: only where no engine has counted the prompt
+ASCII_CHARS_PER_TOKEN = 4  # choice: English and code; any other character counts as a token of its own
+CREDENTIALS_REFUSED = frozenset({401, 403})  # the client's own key, which is never shown to the reference
+NOT_ABOUT_THE_REQUEST = frozenset({408, 425, 429})  # 4xx that speak of load and time (RFC 9110, 8470, 6585)
 _MIRRORED_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 
 
@@ -38,10 +40,10 @@ class Coins:
 class Tosser:
     """Tosses the coins: `Sampler` with a salt of its own for each."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, salt: bytes) -> None:
+        """`salt` is the secret one: whoever knew it could pick ids whose pairs are, or are not, looked at."""
         mirror = settings.mirror
         forced_rate = mirror.teacher_forced_rate if settings.reference.teacher_forcing else 0.0
-        salt = settings.sampling.salt
         self._replay = _coin(salt, "replay", mirror.replay_rate)
         self._noise = _coin(salt, "noise", mirror.noise_rate)
         self._teacher_forced = _coin(salt, "teacher_forced", forced_rate)
@@ -73,7 +75,9 @@ class Plan:
 
     `served` is the left side as it stands, for greedy requests. `replay` asks the candidate again, `reference` and
     `control` (the noise share) ask the reference. `failed`: the candidate did not answer the client properly, so
-    there is nothing to compare and nothing is called. `probe`: this is a planted needle, not the client's request.
+    there is nothing to compare and nothing is called. `refused`: the 4xx with which the candidate refused the request
+    (or, of a probe, its parent), else 0: whether the request was wrong is then for the reference to say. `probe`: this
+    is a planted needle, not the client's request.
     """
 
     id: str
@@ -87,6 +91,7 @@ class Plan:
     replay: ShadowCall | None = None
     control: ShadowCall | None = None
     failed: Reason | None = None
+    refused: int = 0
     probe: Probe | None = None
 
 
@@ -118,7 +123,7 @@ def plan(exchange: Exchange, coins: Coins, settings: Settings) -> Plan | TurnedA
         return TurnedAway(Ineligible(kind.reason.value))
     if exchange.outcome is Outcome.CLIENT_CLOSED:
         return TurnedAway(Ineligible.CLIENT_CLOSED, request)
-    if 400 <= exchange.status < 500:
+    if exchange.status in CREDENTIALS_REFUSED:
         return TurnedAway(Ineligible.CLIENT_ERROR, request)
     if not request.greedy and not coins.replay:
         headers = shadow_headers(exchange.request_headers, settings.mirror.forward_headers)
@@ -126,12 +131,18 @@ def plan(exchange: Exchange, coins: Coins, settings: Settings) -> Plan | TurnedA
     planned = _with_calls(exchange, path, request, body, coins, settings)
     if isinstance(planned, Refusal):
         return TurnedAway(Ineligible(planned.reason.value), request)
-    if not request.greedy or planned.failed is not None:
+    if not request.greedy or planned.failed is not None or planned.refused:
         return planned
     reply = unpacked(exchange.response_headers, exchange.response_body, settings.feed.max_response_bytes)
     if reply is None:
-        return TurnedAway(Ineligible.CONTENT_CODING, request)
+        return replace(planned, failed=Reason.CANDIDATE_UNDECODABLE)
     return replace(planned, served=Served(header(exchange.response_headers, b"content-type"), reply))
+
+
+def refused_status(exchange: Exchange) -> int:
+    """The status with which the candidate refused the request itself; 0 when it did not."""
+    refused = 400 <= exchange.status < 500 and exchange.status not in NOT_ABOUT_THE_REQUEST
+    return exchange.status if refused and exchange.complete else 0
 
 
 def seed_of(id: str, run: str) -> int:
@@ -139,20 +150,28 @@ def seed_of(id: str, run: str) -> int:
     return int.from_bytes(blake2b(f"{run}:{id}".encode(), digest_size=4).digest(), "big") >> 1
 
 
-def stratum_of(request: DecodedRequest, prompt_tokens: int | None) -> Stratum:
-    """The cell that a request belongs to; without an engine's count, from the length of the prompt's text."""
-    tokens = prompt_tokens if prompt_tokens is not None else estimated_tokens(request)
-    return Stratum(length_bucket(tokens), tools=bool(request.tools), stream=request.stream, greedy=request.greedy)
+def stratum_of(request: DecodedRequest) -> Stratum:
+    """The cell that a request belongs to, by the request alone: whether an arm answered must not move it."""
+    length = length_bucket(estimated_tokens(request))
+    return Stratum(length, tools=bool(request.tools), stream=request.stream, greedy=request.greedy)
 
 
 def estimated_tokens(request: DecodedRequest) -> int:
-    """A guess at the prompt's length in tokens, from its text."""
-    return len(request.prompt_text) // CHARS_PER_TOKEN
+    """The prompt's length: exact where it came as token ids, else a guess from its text. Units: tokens."""
+    prompt = request.body.get("prompt") if request.kind == "completion" else None
+    if isinstance(prompt, list) and prompt and all(type(token) is int for token in prompt):
+        return len(prompt)
+    text = request.prompt_text
+    ascii_chars = len(text) if text.isascii() else len(text.encode("ascii", "ignore"))
+    return ascii_chars // ASCII_CHARS_PER_TOKEN + len(text) - ascii_chars
 
 
 def _with_calls(
     exchange: Exchange, path: str, request: DecodedRequest, body: bytes, coins: Coins, settings: Settings
 ) -> Plan | Refusal:
+    refused = refused_status(exchange)
+    unbounded = not request.greedy and request.max_tokens is None  # the left side is a replay: cap all arms alike
+
     def shaped(model: str | None, run: str) -> ShadowCall | Refusal:
         return shape_replay(
             request.body,
@@ -161,10 +180,12 @@ def _with_calls(
             top_logprobs=settings.mirror.top_logprobs,
             greedy=True,
             seed=seed_of(exchange.id, run),
-            max_tokens_cap=None,
+            max_tokens_cap=settings.mirror.max_replay_tokens if unbounded else None,
         )
 
-    reference = shaped(settings.reference.model, "first")
+    # An unknown model's name must reach the reference as it is: under the reference's own name it would be answered.
+    misnamed = refused == 404 and request.model != settings.candidate.model
+    reference = shaped(None if misnamed else settings.reference.model, "first")
     if isinstance(reference, Refusal):
         return reference
     replay = shaped(settings.candidate.model, "first") if coins.replay else None
@@ -180,9 +201,10 @@ def _with_calls(
         reference=reference,
         replay=replay if isinstance(replay, ShadowCall) else None,
         control=control if isinstance(control, ShadowCall) else None,
-        failed=None if answered else Reason.CANDIDATE_ERROR,
+        failed=None if answered or refused else Reason.CANDIDATE_ERROR,
+        refused=refused,
     )
 
 
-def _coin(salt: str, name: str, rate: float) -> Sampler:
-    return Sampler(salt=f"{salt}/{name}".encode(), rate=rate, large_body_rate=rate, large_body_bytes=1)
+def _coin(salt: bytes, name: str, rate: float) -> Sampler:
+    return Sampler(salt=salt + b"/" + name.encode(), rate=rate, large_body_rate=rate, large_body_bytes=1)

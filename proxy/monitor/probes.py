@@ -20,9 +20,12 @@ CHAT_PATH = "/v1/chat/completions"
 
 
 def probe_plan(
-    id: str, request: DecodedRequest, coins: Coins, headers: Mapping[str, str], settings: Settings
+    id: str, request: DecodedRequest, coins: Coins, headers: Mapping[str, str], settings: Settings, refused: int = 0
 ) -> Plan | None:
-    """The plan of a needle in this request's prompt; None when the coin, its kind or its length says no."""
+    """The plan of a needle in this request's prompt; None when the coin, its kind or its length says no.
+
+    `refused` is the 4xx with which the candidate refused the request, or 0.
+    """
     if not coins.needle or request.kind != "chat" or estimated_tokens(request) < MIN_PROMPT_TOKENS:
         return None
     candidate = _needle(id, request, settings.candidate.model, settings)
@@ -43,6 +46,7 @@ def probe_plan(
         reference=reference.call,
         replay=candidate.call,
         control=reference.call if coins.noise else None,
+        refused=refused,
         probe=Probe(reference.needle, reference.answer, reference.depth_ratio, estimated_tokens(request)),
     )
 

@@ -17,9 +17,9 @@ def lost_row(slot: Slot, epoch: int, reason: str, exchange: Exchange | None = No
     return _row(slot, epoch, "lost", reason, None, exchange)
 
 
-def ineligible_row(slot: Slot, epoch: int, turned: TurnedAway, exchange: Exchange) -> LedgerRow:
+def ineligible_row(slot: Slot, epoch: int, turned: TurnedAway, exchange: Exchange | None) -> LedgerRow:
     """Never meant to be scored."""
-    stratum = stratum_of(turned.request, None) if turned.request is not None else None
+    stratum = stratum_of(turned.request) if turned.request is not None else None
     return _row(slot, epoch, "ineligible", turned.reason.value, stratum, exchange)
 
 

@@ -88,6 +88,7 @@ class World:
             scorers=scorers(),
             evidence=lambda: fresh_evidence(settings),
             metrics=self.metrics,
+            salt=b"world",
         )
 
     async def exchanges(self, seed: int, number: int, worker: str = "w") -> list[RelayEvent]:

@@ -12,6 +12,7 @@ from hypothesis import settings as unhurried
 from hypothesis import strategies as st
 
 from backends.base import Reply
+from proxy.exchange import Outcome
 from proxy.monitor.evaluate import Evaluator, Keeping, mismatch_rule
 from proxy.monitor.jobs import Backlog, Job, Worker
 from proxy.monitor.mirror import Mirror
@@ -104,7 +105,7 @@ class Rig:
         keeping = Keeping(mismatch_rule({}), keep_mismatches=True, max_body_bytes=1000, redactor=redactor(()))
         arms = Mirror(self.candidate, self.reference, of.mirror, Metrics(), lambda: 0.0)
         self.worker = Worker(
-            of, arms, Evaluator(scorers(), keeping), executor, lambda parent, plan: self.probes.append(plan)
+            of, arms, Evaluator(scorers(), keeping), executor, lambda parent, plan: self.probes.append(plan), b"rig"
         )
 
 
@@ -125,7 +126,7 @@ async def test_a_needle_is_announced_for_long_prompts_at_any_temperature() -> No
         rig = Rig(executor, needle_rate=1.0)
         scored = await rig.worker.row(job(0, request=chat_request(long)))
         sampled = await rig.worker.row(job(1, request=chat_request(long, temperature=1.0)))
-        await rig.worker.row(job(2, request=chat_request(long), status=400))
+        await rig.worker.row(job(2, request=chat_request(long), outcome=Outcome.CLIENT_CLOSED))
         await rig.worker.row(job(3, request=chat_request("short")))
     assert (scored.disposition, sampled.reason) == ("scored", "sampled_not_replayed")
     assert [plan.id for plan in rig.probes] == ["w-0", "w-1"]
@@ -157,3 +158,40 @@ async def test_teacher_forcing_reads_the_replay_and_the_control_again() -> None:
     assert [body.get("prompt") for body in rig.reference.bodies].count([1, 2, 5]) == 2
     lost = {(s.arm, s.reason) for s in row.scores if s.name == "teacher_forced_kl"}
     assert lost == {("candidate", Reason.REFERENCE_UNDECODABLE), ("noise", Reason.REFERENCE_UNDECODABLE)}
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("status", "ends"),
+    [
+        (400, ("ineligible", "client_error", None)),
+        (200, ("scored", None, Reason.CANDIDATE_ERROR)),
+        (503, ("scored", None, Reason.REFERENCE_ERROR)),
+        (401, ("scored", None, Reason.REFERENCE_ERROR)),  # our own key says nothing about the request
+    ],
+)
+async def test_a_request_that_the_candidate_refused_is_judged_by_the_reference(status: int, ends: Any) -> None:
+    with ThreadPoolExecutor(1) as executor:
+        rig = Rig(executor, noise_rate=1.0, replay_rate=1.0)
+        rig.reference.behaviour = lambda path, body: Reply(status, "application/json", chat_reply(), 0.0)
+        row = await rig.worker.row(job(0, status=400))
+    lost = {score.name: score.reason for score in row.scores if score.arm == "candidate"}
+    assert (row.disposition, row.reason, lost.get("text_mismatch")) == ends
+    assert len(rig.reference.bodies) == 1
+    assert rig.candidate.bodies == []
+
+
+@pytest.mark.asyncio
+async def test_a_needle_in_a_refused_request_is_judged_alike() -> None:
+    long = "The sky was grey over the harbour. " * 200
+    with ThreadPoolExecutor(1) as executor:
+        rig = Rig(executor, needle_rate=1.0)
+        rig.candidate.behaviour = lambda path, body: Reply(400, "application/json", b"{}", 0.0)
+        await rig.worker.row(job(0, request=chat_request(long), status=400))
+        probe = job(1)
+        probe.exchange, probe.plan = None, rig.probes[0]
+        refused_by_one = await rig.worker.row(probe)
+        rig.reference.behaviour = rig.candidate.behaviour
+        refused_by_both = await rig.worker.row(probe)
+    assert (refused_by_one.disposition, refused_by_one.scores[0].reason) == ("scored", Reason.CANDIDATE_ERROR)
+    assert (refused_by_both.disposition, refused_by_both.reason) == ("ineligible", "client_error")

@@ -11,9 +11,11 @@ import pytest
 
 from backends.base import BackendProtocolError, BackendTimeout, BackendUnavailable, Reply
 from backends.shape import ShadowCall
+from proxy.monitor.exposition import OUTCOMES, ParityMetrics
 from proxy.monitor.mirror import MAX_ERROR_CHARS, Answer, Mirror
 from proxy.monitor.plan import Plan, Tosser, plan
 from proxy.settings import MirrorSettings
+from scorers.catalogue import SPECS
 from scorers.records import Reason
 from tests.unit.monitor_rig import CHAT, Metrics, ScriptedBackend, chat_reply, exchange, ok, settings, until
 
@@ -56,13 +58,13 @@ async def never(path: str, body: bytes) -> Reply:
 
 
 WAYS_TO_END = [
-    (raising(BackendUnavailable("gone")), Reason.REFERENCE_ERROR, "unavailable"),
+    (raising(BackendUnavailable("gone")), Reason.REFERENCE_ERROR, "error"),
     (raising(BackendTimeout("slow")), Reason.REFERENCE_TIMEOUT, "timeout"),
-    (raising(BackendProtocolError("garbage")), Reason.REFERENCE_ERROR, "protocol_error"),
-    (raising(RuntimeError("a defect")), Reason.REFERENCE_ERROR, "defect"),
-    (lambda path, body: Reply(503, "", b"", 0.0), Reason.REFERENCE_ERROR, "http_5xx"),
-    (lambda path, body: Reply(429, "", b"", 0.0), Reason.REFERENCE_ERROR, "http_4xx"),
-    (lambda path, body: Reply(404, "", b"not json", 0.0), Reason.REFERENCE_ERROR, "http_4xx"),
+    (raising(BackendProtocolError("garbage")), Reason.REFERENCE_ERROR, "error"),
+    (raising(RuntimeError("a defect")), Reason.REFERENCE_ERROR, "error"),
+    (lambda path, body: Reply(503, "", b"", 0.0), Reason.REFERENCE_ERROR, "error"),
+    (lambda path, body: Reply(429, "", b"", 0.0), Reason.REFERENCE_ERROR, "rejected"),
+    (lambda path, body: Reply(404, "", b"not json", 0.0), Reason.REFERENCE_ERROR, "rejected"),
 ]
 
 
@@ -150,11 +152,14 @@ async def test_while_the_breaker_is_open_nobody_is_called() -> None:
     rig.reference.behaviour = raising(BackendUnavailable("gone"))
     await rig.ask()
     of = settings(replay_rate=1.0, noise_rate=1.0)
-    planned = plan(exchange(0), Tosser(of).toss("w-0"), of)
+    planned = plan(exchange(0), Tosser(of, b"rig").toss("w-0"), of)
     assert isinstance(planned, Plan)
     answers = await rig.mirror.answers(planned)
     assert answers.reference.missing is Reason.BREAKER_OPEN
     assert rig.candidate.bodies == []
+    assert rig.metrics.calls == [("reference", "error"), ("reference", "breaker_open")]
+    assert (await rig.ask()).missing is Reason.BREAKER_OPEN
+    assert rig.metrics.calls.count(("reference", "breaker_open")) == 2
     rig.clock.now_s = 10.0
     rig.reference.behaviour = lambda path, body: ok(chat_reply())
     answers = await rig.mirror.answers(planned)
@@ -176,3 +181,84 @@ async def test_an_error_is_told_without_a_prompt_and_within_a_bound() -> None:
     told = rig.mirror.health["reference"].last_error
     assert told.startswith("HTTP 404 NotFoundError: The model `x` does not exist.")
     assert len(told) <= MAX_ERROR_CHARS
+
+
+def planned(**mirror: Any) -> Plan:
+    of = settings(**mirror)
+    made = plan(exchange(0), Tosser(of, b"rig").toss("w-0"), of)
+    assert isinstance(made, Plan)
+    return made
+
+
+@pytest.mark.asyncio
+async def test_the_noise_run_begins_once_the_first_answer_has_come() -> None:
+    rig, gate = Rig(concurrency=8), asyncio.Event()
+
+    async def gated(path: str, body: bytes) -> Reply:
+        await gate.wait()
+        return ok(chat_reply())
+
+    rig.reference.behaviour = gated
+    answers = asyncio.create_task(rig.mirror.answers(planned(replay_rate=1.0, noise_rate=1.0)))
+    await until(lambda: rig.reference.active == 1 and rig.candidate.bodies)
+    gate.set()
+    control = (await asyncio.wait_for(answers, 5.0)).control
+    assert control is not None
+    assert control.reply is not None
+    assert rig.reference.most_active == 1
+    assert len({body["seed"] for body in rig.reference.bodies}) == 2
+
+
+@pytest.mark.asyncio
+async def test_without_a_first_answer_there_is_no_noise_run() -> None:
+    rig = Rig(concurrency=8)
+    rig.reference.behaviour = raising(BackendTimeout("slow"))
+    answers = await rig.mirror.answers(planned(noise_rate=1.0))
+    assert answers.control is not None
+    assert answers.control.missing is Reason.REFERENCE_TIMEOUT
+    assert len(rig.reference.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "rejected"),
+    [(400, True), (404, True), (422, True), (401, False), (429, False), (408, False), (500, False)],
+)
+def test_a_request_is_rejected_for_itself_only(status: int, rejected: bool) -> None:
+    assert Answer(missing=Reason.REFERENCE_ERROR, status=status).rejected is rejected
+    assert not Answer(reply=ok(b""), status=200).rejected
+
+
+@pytest.mark.asyncio
+async def test_every_end_of_a_call_is_a_label_that_the_metrics_know() -> None:
+    rig = Rig(concurrency=8, breaker_failures=1000)
+    metrics = ParityMetrics(specs=tuple(SPECS.values()), recipe="awq", version="0")
+    rig.mirror = Mirror(rig.candidate, rig.reference, rig.settings, metrics, rig.clock)
+    await rig.ask()
+    for behaviour, _, _ in WAYS_TO_END:
+        rig.reference.behaviour = behaviour
+        await rig.ask()
+    rig.reference.behaviour = never
+    call = asyncio.create_task(rig.ask())
+    await until(lambda: rig.reference.active == 1)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    rig.settings = MirrorSettings(breaker_failures=1)
+    rig.mirror = Mirror(rig.candidate, rig.reference, rig.settings, metrics, rig.clock)
+    rig.reference.behaviour = raising(BackendUnavailable("gone"))
+    await rig.ask()
+    await rig.ask()  # the breaker is open
+    counted = {
+        sample.labels["outcome"]: sample.value
+        for family in metrics.collect()
+        for sample in family.samples
+        if sample.name == "parity_shadow_calls_total" and sample.labels["arm"] == "reference"
+    }
+    assert "other" not in counted
+    assert {outcome: counted[outcome] for outcome in OUTCOMES} == {
+        "ok": 1.0,
+        "rejected": 2.0,
+        "error": 5.0,
+        "timeout": 1.0,
+        "breaker_open": 1.0,
+        "cancelled": 1.0,
+    }

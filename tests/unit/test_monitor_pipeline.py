@@ -61,6 +61,7 @@ class Rig:
             scorers=scorers(),
             evidence=evidence,
             metrics=self.metrics,
+            salt=b"rig",
             **more,
         )
 
@@ -248,7 +249,7 @@ async def test_a_cut_stream_of_the_candidate_counts_against_it() -> None:
     async with running() as rig:
         rig.send(mark(0), exchange(0, outcome=Outcome.CANDIDATE_FAILED, request=TOOLS))
         rig.send(mark(1), exchange(1, status=503, request=TOOLS))
-        rig.send(mark(2), exchange(2, status=400))
+        rig.send(mark(2), exchange(2, status=401))
         rig.send(mark(3), exchange(3, outcome=Outcome.CLIENT_CLOSED))
         rows = await rig.rows(4)
     assert [scores(row).get("tool_call_mismatch") for row in rows[:2]] == [Reason.CANDIDATE_ERROR] * 2

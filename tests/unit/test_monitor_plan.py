@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from proxy.exchange import Outcome
-from proxy.monitor.plan import Coins, Plan, Tosser, TurnedAway, plan, seed_of
+from proxy.monitor.plan import Coins, Plan, Tosser, TurnedAway, estimated_tokens, plan, seed_of
 from scorers.records import Reason
 from tests.unit.monitor_rig import chat_reply, chat_request, exchange, settings
 
@@ -65,11 +65,10 @@ def test_a_sampled_request_is_replayed_greedily_on_both_arms_or_not_at_all() -> 
         ({"request": b'{"messages": []}'}, "bad_request"),
         ({"request": b'\xff{"a":1}'}, "bad_request"),
         ({"request": chat_request(n=99)}, "unsupported"),
-        ({"status": 400}, "client_error"),
-        ({"status": 429}, "client_error"),
+        ({"status": 401}, "client_error"),  # the client's own key: the reference never sees it
+        ({"status": 403}, "client_error"),
         ({"outcome": Outcome.CLIENT_CLOSED}, "client_closed"),
         ({"request_headers": ((b"content-encoding", b"br"),)}, "content_coding"),
-        ({"response_headers": ((b"content-encoding", b"zstd"),)}, "content_coding"),
         ({"request_headers": GZIP}, "content_coding"),  # says gzip and is not
     ],
 )
@@ -80,13 +79,80 @@ def test_who_is_turned_away_and_why(more: dict[str, Any], reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [{"status": 500}, {"status": 0}, {"status": 302}, {"outcome": Outcome.CANDIDATE_FAILED}]
+    "more",
+    [
+        *({"status": status} for status in (500, 503, 0, 302, 408, 425, 429)),
+        {"outcome": Outcome.CANDIDATE_FAILED},
+        {"outcome": Outcome.CANDIDATE_FAILED, "status": 400},
+    ],
 )
 @pytest.mark.parametrize("request_body", [chat_request(), SAMPLED])
 def test_a_failed_candidate_is_planned_as_failed(more: dict[str, Any], request_body: dict[str, Any]) -> None:
     made = planned(ALL, request=request_body, **more)
     assert made.failed is Reason.CANDIDATE_ERROR
     assert made.served is None
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"response_headers": ((b"content-encoding", b"zstd"),)},
+        {"response_headers": GZIP},  # says gzip and is not
+        {"response_headers": GZIP, "reply": gzip.compress(chat_reply())[:-4]},  # cut
+    ],
+)
+def test_a_reply_that_cannot_be_unpacked_counts_against_the_candidate(more: dict[str, Any]) -> None:
+    made = planned(ALL, request=chat_request(), **more)
+    assert (made.failed, made.served) == (Reason.CANDIDATE_UNDECODABLE, None)
+    assert planned(ALL, request=SAMPLED, **more).failed is None  # the replay is looked at, not this reply
+
+
+@pytest.mark.parametrize("status", [400, 404, 413, 422])
+def test_what_the_candidate_refuses_is_for_the_reference_to_judge(status: int) -> None:
+    made = planned(ALL, status=status)
+    assert (made.refused, made.failed, made.served) == (status, None, None)
+    turned = plan(exchange(0, request=SAMPLED, status=status), NONE, settings())
+    assert isinstance(turned, TurnedAway)
+    assert turned.reason == "sampled_not_replayed"
+
+
+def test_an_unknown_model_reaches_the_reference_under_the_name_that_the_client_gave() -> None:
+    assert orjson.loads(planned(status=404).reference.body)["model"] == "m"
+    assert orjson.loads(planned(status=400).reference.body)["model"] == "ref"
+    named = {**chat_request(), "model": "cand"}  # what the candidate should know
+    assert orjson.loads(planned(status=404, request=named).reference.body)["model"] == "ref"
+
+
+def test_replays_without_a_limit_get_one_on_all_arms_and_served_replies_do_not() -> None:
+    def limits(of: Plan) -> list[int | None]:
+        calls = [call for call in (of.reference, of.replay, of.control) if call is not None]
+        return [orjson.loads(call.body).get("max_tokens") for call in calls]
+
+    assert limits(planned(ALL, request=SAMPLED)) == [2048] * 3
+    assert limits(planned(ALL)) == [None] * 3
+    assert limits(planned(ALL, request={**SAMPLED, "max_tokens": 9000})) == [9000] * 3
+    own = orjson.loads(planned(ALL, request={**SAMPLED, "max_completion_tokens": 9000}).reference.body)
+    assert (own.get("max_tokens"), own["max_completion_tokens"]) == (None, 9000)
+
+
+def test_lengths_are_exact_for_ids_and_estimated_by_script_for_text() -> None:
+    def length(body: dict[str, Any], target: str = "/v1/completions") -> int:
+        made = plan(exchange(0, request={"model": "m", "temperature": 0, **body}, target=target), NONE, settings())
+        assert isinstance(made, Plan)
+        return estimated_tokens(made.request)
+
+    assert length({"prompt": [5] * 700}) == 700
+    assert length({"prompt": "x" * 700}) == 175
+    assert length({"prompt": "\u6771" * 700}) == 700
+    assert length({"prompt": "\u6771" * 100 + "x" * 400}) == 200
+    assert length({"prompt": []}) == 0
+
+
+def test_whoever_does_not_know_the_secret_salt_cannot_foretell_the_coins() -> None:
+    of = settings(replay_rate=0.5)
+    ids = [f"id-{n}" for n in range(200)]
+    mine, others = (Tosser(of, salt) for salt in (b"secret", of.sampling.salt.encode()))
+    assert [mine.toss(id).replay for id in ids] != [others.toss(id).replay for id in ids]
 
 
 def test_content_codings_are_undone_within_a_bound() -> None:
@@ -113,7 +179,7 @@ def test_credentials_do_not_travel() -> None:
 def test_coins_are_stable_independent_and_fall_at_their_rates() -> None:
     of = settings(replay_rate=0.25, noise_rate=0.5, needle_rate=0.1, teacher_forced_rate=1.0)
     ids = [f"id-{n}" for n in range(4000)]
-    first, again = Tosser(of), Tosser(of)
+    first, again = Tosser(of, b"s"), Tosser(of, b"s")
     tossed = [first.toss(id) for id in ids]
     assert tossed == [again.toss(id) for id in ids]
     assert 0.22 < sum(c.replay for c in tossed) / 4000 < 0.28
@@ -126,7 +192,7 @@ def test_coins_are_stable_independent_and_fall_at_their_rates() -> None:
 def test_no_teacher_forcing_on_a_reference_that_does_not_allow_it() -> None:
     of = settings(teacher_forced_rate=1.0)
     plain = of.model_copy(update={"reference": of.reference.model_copy(update={"teacher_forcing": False})})
-    assert not Tosser(plain).toss("id").teacher_forced
+    assert not Tosser(plain, b"s").toss("id").teacher_forced
 
 
 def test_seeds_fit_every_engine_and_differ_by_run() -> None:
