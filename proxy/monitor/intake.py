@@ -15,7 +15,7 @@ from proxy.exchange import Exchange, Lost, RelayEvent, Sampled
 from proxy.monitor.jobs import Backlog, Job, Worker, ended
 from proxy.monitor.order import SamplingOrder, Slot
 from proxy.monitor.plan import Plan
-from proxy.monitor.record import lost_row
+from proxy.monitor.record import lost_row, of_closed_epoch
 from proxy.monitor.rows import LedgerRow
 from proxy.monitor.standing import Standing
 from proxy.settings import MirrorSettings
@@ -164,11 +164,11 @@ class Intake:
         slot = order.claim(event, at_unix_s, now_s)
         if slot is None:
             return
-        epoch = self._standing.epoch
+        epoch = self._standing.epoch_at(slot.sampled_unix_s)
         if isinstance(event, Lost):
-            self._close(order, slot, lost_row(slot, epoch, event.reason.value))
-        elif self.refusing is not None:
-            self._close(order, slot, lost_row(slot, epoch, self.refusing.value, event))
+            self._close(order, slot, self._unseen(slot, event.reason.value))
+        elif epoch is None or epoch != self._standing.epoch:
+            self._close(order, slot, self._unseen(slot, Reason.EPOCH_CLOSED.value, event))
         else:
             self._enqueue(order, Job(slot, epoch, event.size_bytes, exchange=event))
 
@@ -176,11 +176,16 @@ class Intake:
         """A place in the order for a planted needle, right after its parent was planned."""
         assert self._order is not None, "needles come after the order"
         slot = self._order.open_probe(parent.slot, self._clock())
-        if slot is not None:
+        if slot is not None:  # a needle whose parent was lost is sought in vain or lost itself, but never forgotten
             self._enqueue(self._order, Job(slot, parent.epoch, 2 * len(plan.request_body) + 1024, plan=plan))
 
     def _enqueue(self, order: SamplingOrder, job: Job) -> None:
-        if self.backlog.offer(job):
+        refusing = Reason.LATE if self._leaving else self.refusing
+        if refusing is Reason.EPOCH_CLOSED:
+            self._close(order, job.slot, lost_row(job.slot, job.epoch, refusing.value, job.exchange))
+        elif refusing is not None:
+            self._close(order, job.slot, self._without(job, refusing))
+        elif self.backlog.offer(job):
             self._jobs[job.slot.position] = job
         else:
             self._close(order, job.slot, self._without(job, Reason.QUEUE_FULL))
@@ -188,7 +193,7 @@ class Intake:
     def _close_late(self, order: SamplingOrder, slot: Slot) -> None:
         job = self._jobs.get(slot.position)
         if job is None:
-            row = lost_row(slot, self._standing.epoch, Reason.LATE.value)
+            row = self._unseen(slot, Reason.LATE.value)
         else:
             row = self._without(job, Reason.LATE)
         self._close(order, slot, row)
@@ -203,6 +208,15 @@ class Intake:
             _log.exception("the scores that a job lost could not be named")
             return lost_row(job.slot, job.epoch, why.value, job.exchange)
 
+    def _unseen(self, slot: Slot, reason: str, exchange: Exchange | None = None) -> LedgerRow:
+        """A lost row in the epoch in which the request was sampled; one from before them all is in the current one."""
+        epoch = self._standing.epoch_at(slot.sampled_unix_s)
+        if epoch is None:
+            epoch, reason = self._standing.epoch, Reason.EPOCH_CLOSED.value
+        return lost_row(slot, epoch, reason, exchange)
+
     def _close(self, order: SamplingOrder, slot: Slot, row: LedgerRow) -> None:
+        if row.disposition == "scored" and row.epoch != self._standing.epoch:
+            row = of_closed_epoch(row)
         order.close(slot, row)
         self._put(order.release())

@@ -145,10 +145,22 @@ class Worker:
         return scored_row(job.slot, job.epoch, ended, job.exchange)
 
     def row_without(self, job: Job, why: Reason) -> LedgerRow:
-        """The row of a job whose work did not end: its scores are lost where they are known, else the exchange is."""
+        """The row of a job whose work did not end: every score that applies to its request is lost.
+
+        It is planned here and now where it was not: unplanned losses would be coverage only, and no budget would
+        feel them. A candidate that had failed the client anyway stays the reason.
+        """
         if job.plan is None:
-            return lost_row(job.slot, job.epoch, why.value, job.exchange)
-        return scored_row(job.slot, job.epoch, self._evaluator.missing(job.plan, why), job.exchange)
+            if job.exchange is None:
+                return lost_row(job.slot, job.epoch, why.value)
+            decision = self._decide(job.exchange)
+            if decision.probe is not None:
+                self._on_probe(job, decision.probe)
+            if isinstance(decision.decided, TurnedAway):
+                return ineligible_row(job.slot, job.epoch, decision.decided, job.exchange)
+            job.plan = decision.decided
+        missing = self._evaluator.missing(job.plan, job.plan.failed or why)
+        return scored_row(job.slot, job.epoch, missing, job.exchange)
 
     async def _evaluated(self, job: Job, plan: Plan) -> Evaluation | TurnedAway:
         if plan.failed is not None:

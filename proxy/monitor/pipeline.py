@@ -99,6 +99,7 @@ class Monitor:
             wall,
         )
         self._relays: dict[str, bool] = {}
+        self._feed_counts: Callable[[], Mapping[str, int]] = dict
         self._paused = False
         self._switching = False
 
@@ -120,6 +121,10 @@ class Monitor:
             self._relays.pop(worker, None)
         self._metrics.relay_connection(worker, connected)
 
+    def attach_feed(self, counts: Callable[[], Mapping[str, int]]) -> None:
+        """`counts` tells what came in over the feed, and what was wrong with it; it is part of `state`."""
+        self._feed_counts = counts
+
     # ---- life
 
     async def run(self, shutdown: asyncio.Event) -> None:
@@ -129,7 +134,7 @@ class Monitor:
                  that half works is worse than one that its supervisor starts again.
         """
         try:
-            await self._resume()
+            await self._resume(self._wall())
             writing = asyncio.create_task(self._writer.run(), name="ledger-writer")
             tasks = [
                 asyncio.create_task(self._intake.work(), name=f"mirror-{n}")
@@ -151,12 +156,13 @@ class Monitor:
             self._cpu.shutdown(wait=False, cancel_futures=True)
             self._disk.shutdown(wait=False, cancel_futures=True)
 
-    async def _resume(self) -> None:
+    async def _resume(self, began_unix_s: float) -> None:
+        """An epoch that begins here begins with the monitor: what was sampled before met arms that nobody looked at."""
         await self._watch.look()
         latest = await self._writer.call(self._ledger.latest_epoch)
         contract = self._watch.contract(latest[1] if latest else None)
         why = "; ".join(changes(latest[1], contract)) if latest else "the first epoch of this ledger"
-        epoch = await self._writer.call(self._ledger.open_epoch, contract, why, self._wall())
+        epoch = await self._writer.call(self._ledger.open_epoch, contract, why, began_unix_s)
         await self._writer.call(self._standing.resume, self._ledger, epoch, contract)
         order = SamplingOrder(
             next_position=await self._writer.call(self._ledger.next_position),
@@ -195,6 +201,7 @@ class Monitor:
             await asyncio.sleep(self._look_interval_s)
             await self._watch.look()
             if not changes(self._standing.contract, self._watch.contract(self._standing.contract)):
+                self._stay()
                 continue
             await asyncio.sleep(min(CONFIRM_AFTER_S, self._look_interval_s))
             await self._watch.look()
@@ -202,18 +209,28 @@ class Monitor:
             changed = changes(self._standing.contract, contract)
             if changed:
                 await self._begin_epoch(contract, "; ".join(changed))
+            else:
+                self._stay()
+
+    def _stay(self) -> None:
+        """The contract holds: a switch that the ledger did not take, and that is no longer needed, is called off."""
+        if self._switching:
+            _log.warning("the contract is again what it was; epoch %d goes on", self._standing.epoch)
+            self._standing.hold("")
+            self._set_switching(False)
 
     async def _begin_epoch(self, contract: Mapping[str, Any], why: str) -> None:
         """New evidence for what is new. Until the ledger knows the epoch, exchanges are lost: they belong to none."""
         _log.warning("the contract changed, a new epoch begins: %s", why)
         self._set_switching(True)
+        opened_unix_s = self._wall()
         try:
-            number = await self._writer.call(self._ledger.open_epoch, contract, why, self._wall())
+            number = await self._writer.call(self._ledger.open_epoch, contract, why, opened_unix_s)
         except Exception as error:  # noqa: BLE001  whatever the ledger says, the next look tries again
             _log.error("the new epoch could not be opened: %s", error)
             self._standing.hold("the contract changed and the ledger could not open a new epoch")
             return
-        self._standing.begin(number, contract)
+        self._standing.begin(number, contract, opened_unix_s)
         self._set_switching(False)
 
     async def _keep_small(self) -> None:
@@ -264,6 +281,7 @@ class Monitor:
             "arms": {side: health.as_dict() for side, health in self._mirror.health.items()},
             "unreachable": dict(self._watch.unreachable),
             "relays": sorted(self._relays),
+            "feed": dict(self._feed_counts()),
             "epoch": self._standing.epoch,
             "contract": dict(self._standing.contract),
             "prompt_token_mismatches": self._standing.prompt_token_mismatches,
@@ -306,7 +324,7 @@ class Monitor:
         self._refuse_or_not()
 
     def _refuse_or_not(self) -> None:
-        self._intake.refusing = Reason.PAUSED if self._paused or self._switching else None
+        self._intake.refusing = Reason.EPOCH_CLOSED if self._switching else Reason.PAUSED if self._paused else None
 
     def _reference_answers(self) -> bool:
         health = self._mirror.health["reference"]

@@ -9,12 +9,17 @@ from proxy.monitor.evaluate import Evaluation
 from proxy.monitor.order import Slot
 from proxy.monitor.plan import TurnedAway, stratum_of
 from proxy.monitor.rows import LedgerRow
-from scorers.records import Disposition, Stratum
+from scorers.records import Disposition, Reason, Stratum
 
 
 def lost_row(slot: Slot, epoch: int, reason: str, exchange: Exchange | None = None) -> LedgerRow:
     """Sampled, and never known well enough to say which scores apply: coverage, not evidence."""
     return _row(slot, epoch, "lost", reason, None, exchange)
+
+
+def of_closed_epoch(row: LedgerRow) -> LedgerRow:
+    """The same exchange, ended after its epoch: its pair may be of arms that no epoch knows together."""
+    return replace(row, disposition="lost", reason=Reason.EPOCH_CLOSED.value, stratum=None, scores=(), bodies=None)
 
 
 def ineligible_row(slot: Slot, epoch: int, turned: TurnedAway, exchange: Exchange | None) -> LedgerRow:

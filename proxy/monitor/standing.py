@@ -40,6 +40,8 @@ class Foldable(Protocol):
 
     def reset_position(self, epoch: int) -> int | None: ...
 
+    def epoch_openings(self) -> Sequence[tuple[int, float]]: ...
+
     def prompt_token_mismatches(self, epoch: int, after: int = -1) -> int: ...
 
 
@@ -52,6 +54,7 @@ class Standing:
         self._evidence: EvidenceState | None = None
         self._epoch: int | None = None
         self._last_position = -1
+        self._openings: list[tuple[int, float]] = []
         self._hold = ""
         self._broken = ""
         self.contract: Mapping[str, Any] = {}
@@ -62,6 +65,10 @@ class Standing:
     def epoch(self) -> int:
         """The current epoch. Only after `resume`."""
         return self._epoch if self._epoch is not None else 0
+
+    def epoch_at(self, sampled_unix_s: float) -> int | None:
+        """The epoch that was open at this time; None before the first."""
+        return next((epoch for epoch, opened_s in reversed(self._openings) if opened_s <= sampled_unix_s), None)
 
     def resume(self, ledger: Foldable, epoch: int, contract: Mapping[str, Any]) -> None:
         """Folds the epoch's rows again, from the latest reset on. Blocks: run it off the loop.
@@ -83,11 +90,13 @@ class Standing:
             last, folded = _fold_all(evidence, ledger, epoch, after)
             last = max(last, after)
         self._evidence, self._epoch, self.contract = evidence, epoch, contract
+        self._openings = [opening for opening in ledger.epoch_openings() if opening[0] <= epoch]
         self._last_position, self.folded = last, folded
         self.prompt_token_mismatches = ledger.prompt_token_mismatches(epoch, -1 if reset is None else reset)
 
-    def begin(self, epoch: int, contract: Mapping[str, Any]) -> None:
+    def begin(self, epoch: int, contract: Mapping[str, Any], opened_unix_s: float) -> None:
         """An epoch without rows."""
+        self._openings.append((epoch, opened_unix_s))
         self._evidence, self._epoch, self.contract = self._fresh(), epoch, contract
         self._last_position, self.folded, self.prompt_token_mismatches = -1, 0, 0
         self._hold = ""
@@ -100,7 +109,7 @@ class Standing:
         self._last_position, self.folded, self.prompt_token_mismatches = -1, 0, 0
 
     def hold(self, sentence: str) -> None:
-        """Forbids a pass until the next epoch begins."""
+        """Forbids a pass until the next epoch begins, or until "" lifts it."""
         self._hold = sentence
 
     def fold(self, rows: Sequence[LedgerRow]) -> None:

@@ -182,6 +182,7 @@ class MemoryLedger:
         self.rows: list[LedgerRow] = []
         self.events: list[tuple[str, Mapping[str, Any]]] = []
         self.epochs: list[tuple[int, Mapping[str, Any], str]] = []
+        self.openings: list[tuple[int, float]] = []
         self.checkpoints: dict[int, StoredCheckpoint] = {}
         self.broken = ""
         self.pruned_through = -1
@@ -191,10 +192,14 @@ class MemoryLedger:
         self._writable()
         if not self.epochs or dict(self.epochs[-1][1]) != dict(contract):
             self.epochs.append((len(self.epochs) + 1, dict(contract), reason))
+            self.openings.append((len(self.epochs), at_unix_s))
         return self.epochs[-1][0]
 
     def latest_epoch(self) -> tuple[int, Mapping[str, Any]] | None:
         return self.epochs[-1][:2] if self.epochs else None
+
+    def epoch_openings(self) -> list[tuple[int, float]]:
+        return list(self.openings)
 
     def next_position(self) -> int:
         return self.rows[-1].position + 1 if self.rows else 0

@@ -52,7 +52,7 @@ class Rig:
         self.rows: list[LedgerRow] = []
         self.on_probe: Callable[[Job, Plan], None] = lambda parent, plan: None
         standing = Standing("awq", lambda: start((Budget("x", 0.1, bounded=True, critical=True),), GateRules()))
-        standing.begin(3, {})
+        standing.begin(3, {}, 0.0)
         of = settings(**mirror).mirror
 
         def make(on_probe: Callable[[Job, Plan], None]) -> Worker:

@@ -133,15 +133,29 @@ async def test_a_needle_is_announced_for_long_prompts_at_any_temperature() -> No
 
 
 @pytest.mark.asyncio
-async def test_what_a_job_loses_depends_on_how_far_it_came() -> None:
+async def test_what_a_job_loses_does_not_depend_on_how_far_it_came() -> None:
     with ThreadPoolExecutor(1) as executor:
-        rig, one = Rig(executor), job(0)
-        unknown = rig.worker.row_without(one, Reason.LATE)
+        rig, one = Rig(executor, noise_rate=1.0), job(0)
+        unplanned = rig.worker.row_without(one, Reason.LATE)
         await rig.worker.row(one)
-        known = rig.worker.row_without(one, Reason.LATE)
-    assert (unknown.disposition, unknown.reason, unknown.scores) == ("lost", "late", ())
-    assert (known.disposition, known.reason) == ("scored", None)
-    assert Reason.LATE in {score.reason for score in known.scores}
+        assert rig.worker.row_without(one, Reason.LATE) == unplanned
+        turned = rig.worker.row_without(job(1, request=chat_request(temperature=1.0)), Reason.QUEUE_FULL)
+        failed = rig.worker.row_without(job(2, status=503), Reason.QUEUE_FULL)
+    assert (unplanned.disposition, unplanned.reason) == ("scored", None)
+    assert {s.reason for s in unplanned.scores if s.name == "text_mismatch"} == {Reason.LATE}
+    assert {s.arm for s in unplanned.scores} == {"candidate", "noise"}
+    assert (turned.disposition, turned.reason) == ("ineligible", "sampled_not_replayed")
+    assert Reason.CANDIDATE_ERROR in {score.reason for score in failed.scores}
+
+
+@pytest.mark.asyncio
+async def test_a_lost_parent_still_announces_its_needle_once() -> None:
+    long = "The sky was grey over the harbour. " * 200
+    with ThreadPoolExecutor(1) as executor:
+        rig, one = Rig(executor, needle_rate=1.0), job(0, request=chat_request(long))
+        for _ in range(2):
+            rig.worker.row_without(one, Reason.QUEUE_FULL)
+    assert [plan.id for plan in rig.probes] == ["w-0"]
 
 
 @pytest.mark.asyncio

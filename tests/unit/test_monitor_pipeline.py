@@ -36,6 +36,9 @@ from tests.unit.monitor_rig import (
 TOOLS = chat_request("weather in Paris?", tools=[WEATHER])
 
 
+AT = 100.0  # when the rig's exchanges are sampled
+
+
 def evidence() -> EvidenceState:
     return start((Budget("tool_call_mismatch", 0.03, bounded=True, critical=True),), GateRules())
 
@@ -62,7 +65,7 @@ class Rig:
             evidence=evidence,
             metrics=self.metrics,
             salt=b"rig",
-            **more,
+            **{"wall": lambda: AT, **more},
         )
 
     def send(self, *events: Any) -> None:
@@ -183,7 +186,7 @@ async def test_a_paused_mirror_calls_nobody_and_says_so() -> None:
         rig.monitor.pause()
         rig.send(mark(0), exchange(0))
         (row,) = await rig.rows(1)
-        assert (row.disposition, row.reason) == ("lost", "paused")
+        assert scores(row)["text_mismatch"] is Reason.PAUSED
         rig.monitor.resume()
         rig.send(mark(1), exchange(1))
         assert (await rig.rows(2))[1].disposition == "scored"
@@ -207,7 +210,7 @@ async def test_a_stalled_reference_is_late_and_gives_everything_back() -> None:
         assert rig.monitor.state()["queue"]["in_work"] == 0
         assert rig.monitor.state()["queue"]["bytes"] == 0
     kinds = [(row.disposition, row.reason, scores(row).get("text_mismatch")) for row in rows]
-    assert kinds.count(("lost", "queue_full", None)) == 6
+    assert kinds.count(("scored", None, Reason.QUEUE_FULL)) == 6
     assert ("scored", None, Reason.LATE) in kinds
     assert state["order"]["unreleased"] == 0
 
@@ -415,3 +418,113 @@ async def test_a_reset_that_the_ledger_does_not_take_is_none() -> None:
             await rig.monitor.reset("")
         assert rig.monitor.verdict().coverage.sampled == 1
         rig.ledger.broken = ""
+
+
+@pytest.mark.asyncio
+async def test_losses_of_known_requests_count_against_the_decision_at_stake() -> None:
+    """A reference too slow for the traffic: what is turned away must not be what nobody sees."""
+    async with running(settings(max_queue_exchanges=1, max_queue_bytes=1)) as rig:  # nothing fits
+        for n in range(30):
+            rig.send(mark(n), exchange(n, request=TOOLS, reply=tool_reply("weather", city="Rome")))
+        rows = await rig.rows(30)
+        await until(lambda: rig.monitor.verdict().coverage.sampled == 30)
+        coverage = rig.monitor.verdict().coverage
+    assert {scores(row)["tool_call_mismatch"] for row in rows} == {Reason.QUEUE_FULL}
+    assert coverage.unknown == 0
+    assert coverage.lost == {"queue_full": 30}
+
+
+@pytest.mark.asyncio
+async def test_needles_are_lost_with_their_parents_never_forgotten() -> None:
+    long = chat_request("The sky over the harbour was grey. " * 100)
+    async with running(settings(needle_rate=1.0)) as rig:
+        rig.monitor.pause()
+        rig.send(mark(0), exchange(0, request=long))
+        rows = await rig.rows(2)
+    assert [(row.kind, set(scores(row).values()) >= {Reason.PAUSED}) for row in rows] == [
+        ("live", True),
+        ("probe", True),
+    ]
+    assert set(scores(rows[1])) == {"needle_recall_loss"}
+
+
+def versions(rig: Rig, number: list[str]) -> None:
+    async def get(path: str, timeout_s: float) -> Reply:
+        body = b'{"version":"' + number[0].encode() + b'"}'
+        return Reply(200, "application/json", body, 0.0) if path == "/version" else Reply(404, "", b"", 0.0)
+
+    rig.reference.get = get  # type: ignore[method-assign]
+
+
+@pytest.mark.asyncio
+async def test_an_exchange_belongs_to_the_epoch_in_which_it_was_sampled() -> None:
+    gate, now = asyncio.Event(), [AT]
+
+    async def slow(path: str, body: bytes) -> Reply:
+        if b"slow" in body:
+            await gate.wait()
+        return ok(chat_reply("fine"))
+
+    async with running(reference=slow, look_interval_s=0.05, wall=lambda: now[0]) as rig:
+        rig.send(mark(0), mark(1), mark(2), exchange(0, request=chat_request("slow")))
+        await until(lambda: rig.reference.active == 1)
+        now[0] = AT + 10.0
+        versions(rig, ["2.0"])
+        await until(lambda: rig.monitor.state()["epoch"] == 2)
+        gate.set()  # asked in the first epoch, answered in the second
+        rig.send(exchange(1))  # sampled in the first, arrived in the second
+        rig.send(Lost("w-2", "w", 2, LossReason.FEED_FULL))
+        rig.send(exchange(3, at_unix_s=AT + 9.0))  # unmarked
+        rig.send(exchange(4, at_unix_s=AT + 10.0))
+        rows = await rig.rows(5)
+        await until(lambda: rig.monitor.verdict().coverage.sampled == 1)
+        assert rig.monitor.verdict().coverage.lost == {}
+    assert [(row.epoch, row.disposition, row.reason) for row in rows] == [
+        (1, "lost", "epoch_closed"),
+        (1, "lost", "epoch_closed"),
+        (1, "lost", "feed_full"),
+        (1, "lost", "epoch_closed"),
+        (2, "scored", None),
+    ]
+    assert rows[0].scores == ()
+
+
+@pytest.mark.asyncio
+async def test_what_the_feed_held_over_a_restart_belongs_to_the_epoch_before() -> None:
+    ledger = MemoryLedger()
+    async with running(ledger=ledger):
+        pass
+    first = Rig(settings(), ledger, same, same, wall=lambda: AT + 10.0)
+    versions(first, ["2.0"])
+    task = asyncio.create_task(first.monitor.run(first.shutdown))
+    first.send(exchange(0), exchange(1, at_unix_s=AT + 10.0), exchange(2, at_unix_s=AT - 1.0))
+    rows = await first.rows(3)
+    first.shutdown.set()
+    await asyncio.wait_for(task, 10.0)
+    assert [(row.epoch, row.disposition, row.reason) for row in rows] == [
+        (1, "lost", "epoch_closed"),
+        (2, "scored", None),
+        (2, "lost", "epoch_closed"),  # before the first epoch there is none to put it in
+    ]
+
+
+@pytest.mark.asyncio
+async def test_a_switch_that_the_ledger_did_not_take_is_called_off_when_the_contract_is_back() -> None:
+    version = ["1.0"]
+    rig = Rig(settings(), MemoryLedger(), same, same, look_interval_s=0.05)
+    versions(rig, version)
+    task = asyncio.create_task(rig.monitor.run(rig.shutdown))
+    await until(lambda: rig.monitor.readiness()["resumed"])
+    rig.ledger.broken = "disk full"
+    version[0] = "2.0"
+    await until(lambda: any("could not open" in reason for reason in rig.monitor.verdict().reasons))
+    rig.send(mark(0), exchange(0))
+    version[0] = "1.0"
+    rig.ledger.broken = ""
+    await until(lambda: not any("could not open" in reason for reason in rig.monitor.verdict().reasons))
+    rig.send(mark(1), exchange(1))
+    rows = await rig.rows(2)
+    rig.shutdown.set()
+    await asyncio.wait_for(task, 10.0)
+    assert [(row.disposition, row.reason) for row in rows] == [("lost", "epoch_closed"), ("scored", None)]
+    assert len(rig.ledger.epochs) == 1

@@ -61,7 +61,7 @@ def test_holds_reach_the_verdict_until_the_next_epoch() -> None:
     of = standing(MemoryLedger())
     of.hold("the contract changed")
     assert "the contract changed" in of.verdict(()).reasons
-    of.begin(2, {})
+    of.begin(2, {}, 100.0)
     assert "the contract changed" not in of.verdict(()).reasons
     assert of.verdict(()).epoch == 2
     assert "nothing can be written" in of.verdict(("nothing can be written",)).reasons
