@@ -4,6 +4,7 @@ Copy recall has no ground truth: the reference's answer is the key. Spans of it 
 prompt, far from its end, are what a model must reach back for; the loss is the share that the candidate
 does not say. A second reference run is the control. A planted needle has an answer: its loss is 1 when the
 reference found it and the candidate did not, because only the paired delta at equal length means anything.
+A needle that the reference did not find measures nothing: it is no evidence, rather than a loss of 0.
 
 Source:  metrology, section 3; RULER's rule (case-insensitive substring) beside a word-boundary rule.
 """
@@ -35,7 +36,7 @@ COPY_SPECS: tuple[ScoreSpec, ...] = (
     ScoreSpec(COPY, "ratio", True, "share of what the reference copied from far back that the candidate does not say"),
 )
 NEEDLE_SPECS: tuple[ScoreSpec, ...] = (
-    ScoreSpec(NEEDLE, "ratio", True, "1 where the reference found the planted needle and the candidate did not"),
+    ScoreSpec(NEEDLE, "ratio", True, "share of the planted needles that the reference found and the candidate did not"),
 )
 
 
@@ -88,7 +89,9 @@ class NeedleScorer:
             "depth_ratio": probe.depth_ratio,
             "length": length_bucket(probe.prompt_tokens),
         }
-        return (Score(NEEDLE, float(found["right"] and not found["left"]), explanation),)
+        if not found["right"]:
+            return (Unscored(NEEDLE, Reason.NEEDLE_NOT_FOUND, explanation),)
+        return (Score(NEEDLE, float(not found["left"]), explanation),)
 
     def missing(self, request: DecodedRequest, why: Reason) -> tuple[Unscored, ...]:
         """A request alone is no probe; catalogue.score_missing knows when one was."""

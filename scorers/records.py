@@ -22,9 +22,10 @@ Arm: TypeAlias = Literal["candidate", "noise"]
 class Reason(StrEnum):
     """Why there is no number. A closed set: it labels metrics.
 
-    The first group says that the score does not apply to this request, which the request or a
-    coin of our own decided: such a pair is no evidence either way. The second says that a number
-    should be there and is not: it counts against whichever decision is at stake.
+    The first group says that the score does not apply to this request, which the request, a coin
+    of our own or the reference's answer decided, never the left side's: such a pair is no evidence
+    either way. The second says that a number should be there and is not: it counts against
+    whichever decision is at stake.
     """
 
     # does not apply: known from the request, the plan, or the reference's answer
@@ -36,7 +37,8 @@ class Reason(StrEnum):
     CALLED_TOOLS = "called_tools"
     NOT_PLANNED = "not_planned"
     NOT_A_PROBE = "not_a_probe"
-    EMPTY_REPLY = "empty_reply"
+    EMPTY_REPLY = "empty_reply"  # the reference's
+    NEEDLE_NOT_FOUND = "needle_not_found"  # by the reference
     UNSUPPORTED = "unsupported"
     # lost: should have been scored
     CANDIDATE_ERROR = "candidate_error"
@@ -49,6 +51,8 @@ class Reason(StrEnum):
     PAUSED = "paused"
     LATE = "late"
     EPOCH_CLOSED = "epoch_closed"  # sampled in an epoch that had ended by the time it could be scored
+    LEFT_EMPTY = "left_empty"  # where the reference answered
+    NO_USAGE = "no_usage"
     NO_LOGPROBS = "no_logprobs"
     TOKENS_DIFFER = "tokens_differ"
     SCORER_ERROR = "scorer_error"
@@ -70,6 +74,7 @@ _NOT_APPLICABLE = frozenset(
         Reason.NOT_PLANNED,
         Reason.NOT_A_PROBE,
         Reason.EMPTY_REPLY,
+        Reason.NEEDLE_NOT_FOUND,
         Reason.UNSUPPORTED,
     }
 )

@@ -96,8 +96,6 @@ PROBE = Probe(needle="The red door code is 482913.", answer="482913", depth_rati
         ("482913", "It is 482913.", 0.0),
         ("4829134", "482913", 1.0),  # RULER's substring rule would call it found
         ("unknown", "482913", 1.0),
-        ("unknown", "unknown", 0.0),  # the reference lost it as well
-        ("482913", "unknown", 0.0),
     ],
 )
 def test_needle_loss_is_paired(left: str, right: str, expected: float) -> None:
@@ -106,6 +104,15 @@ def test_needle_loss_is_paired(left: str, right: str, expected: float) -> None:
     assert scored.value == expected
     assert scored.explanation["found_by_substring"] == {"left": "482913" in left, "right": "482913" in right}
     assert scored.explanation["length"] == "4k-16k"
+
+
+@pytest.mark.parametrize("left", ["482913", "unknown", ""])
+def test_a_needle_that_the_reference_did_not_find_is_no_evidence(left: str) -> None:
+    (scored,) = NeedleScorer()(Pair(REQUEST, reply(left), reply("unknown"), probe=PROBE))
+    assert isinstance(scored, Unscored)
+    assert scored.reason is Reason.NEEDLE_NOT_FOUND
+    assert not scored.reason.lost
+    assert scored.explanation["found"] == {"left": left == "482913", "right": False}
 
 
 def test_a_clients_request_is_no_probe() -> None:
