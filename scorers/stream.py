@@ -38,7 +38,7 @@ _MAX_CALLS = 1024  # choice: an index beyond is garbage, not a call
 
 @dataclass(slots=True)
 class _Call:
-    name: str = ""
+    name: list[str] = field(default_factory=list)
     arguments: list[str] = field(default_factory=list)
 
 
@@ -148,7 +148,9 @@ def _add_common(choice: _Growing, part: dict[str, Json]) -> None:
     choice.finish_reason = optional_text(part.get("finish_reason"), "finish_reason") or choice.finish_reason
     ids = token_ids(part.get("token_ids"), "token_ids")
     if ids is not None:
-        choice.ids = [*(choice.ids or ()), *ids]
+        if choice.ids is None:
+            choice.ids = []
+        choice.ids.extend(ids)
 
 
 def _add_logprobs(choice: _Growing, part: TokenLogprobs | None) -> None:
@@ -184,7 +186,7 @@ def _add_call(choice: _Growing, call: dict[str, Json], position: int) -> None:
 
 
 def _extend_call(call: _Call, function: dict[str, Json]) -> None:
-    call.name += as_text(function.get("name"), "tool_calls.name")
+    call.name.append(as_text(function.get("name"), "tool_calls.name"))
     if function.get("arguments") is not None:
         call.arguments.append(as_text(function["arguments"], "tool_calls.arguments"))
 
@@ -194,7 +196,7 @@ def _settled(index: int, choice: _Growing) -> Choice:
     return Choice(
         index=index,
         text="".join(choice.text),
-        tool_calls=tuple(ToolCall(call.name, "".join(call.arguments)) for call in calls),
+        tool_calls=tuple(ToolCall("".join(call.name), "".join(call.arguments)) for call in calls),
         finish_reason=choice.finish_reason,
         refusal="".join(choice.refusal) if choice.refusal else None,
         reasoning="".join(choice.reasoning) if choice.reasoning else None,

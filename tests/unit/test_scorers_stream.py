@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -45,6 +48,28 @@ def test_line_endings_mean_the_same(lines: list[str]) -> None:
     for newline in (b"\n", b"\r\n", b"\r"):
         body = b"".join(b"data: " + payload + newline * 2 for payload in payloads)
         assert list(event_data(body)) == payloads
+
+
+def seconds_of(chunks: int, choice: dict[str, Any]) -> float:
+    """Time to read a stream of so many equal chunks."""
+    piece = b"data: " + orjson.dumps({"choices": [choice]}) + b"\n\n"
+    body = piece * chunks + b'data: {"choices":[{"index":0,"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+    started = time.process_time()
+    decode_stream("chat", body)
+    return time.process_time() - started
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"index": 0, "token_ids": list(range(8)), "delta": {}},
+        {"index": 0, "delta": {"content": "x" * 64}},
+        {"index": 0, "delta": {"tool_calls": [{"index": 0, "function": {"name": "x" * 512, "arguments": "y" * 64}}]}},
+    ],
+)
+def test_the_cost_of_a_stream_grows_with_its_length_only(choice: dict[str, Any]) -> None:
+    short, long = (min(seconds_of(count, choice) for _ in range(3)) for count in (2_000, 16_000))
+    assert long < 8 * short * 2.5  # eight times as long; squared would be 64 times
 
 
 def test_nothing_counts_after_the_end() -> None:
