@@ -1,7 +1,8 @@
 """The cheap ones: finish reason, exact text, JSON validity, length.
 
 Choices are paired by index; the request's value is the mean over choices, and a choice that only one
-side has is a mismatch.
+side has is a mismatch. Whether a score applies is the request's and the reference's to say: a left side
+that calls tools where the reference answers is as far off as can be.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ FINISH, TEXT, JSON_INVALID, LENGTH = "finish_reason_mismatch", "text_mismatch", 
 SPECS: tuple[ScoreSpec, ...] = (
     ScoreSpec(FINISH, "ratio", True, "share of choices whose finish reason differs from the reference's"),
     ScoreSpec(
-        TEXT, "ratio", True, "share of choices whose stripped text differs; replies that call tools are left out"
+        TEXT,
+        "ratio",
+        True,
+        "share of choices whose stripped text differs; where the reference calls tools it does not apply",
     ),
     ScoreSpec(
         JSON_INVALID, "ratio", True, "share of choices that break the asked JSON format where the reference keeps it"
@@ -47,26 +51,29 @@ class TextScorer:
         schema = asked_format(pair.request)
         if schema is None:
             return Unscored(JSON_INVALID, Reason.NO_JSON_FORMAT)
-        if _calls_tools(pair.left) or _calls_tools(pair.right):
+        if _calls_tools(pair.right):
             return Unscored(JSON_INVALID, Reason.CALLED_TOOLS)
         losses: list[int] = []
         notes: set[str] = set()
         for left, right in _paired(pair):
-            kept = [self._keeps(side, schema, notes) for side in (left, right)]
-            losses.append(int(kept[1] and not kept[0]))
+            ours, theirs = (self._validity(side, schema, notes) for side in (left, right))
+            # A check that ran into a bound is kept only where the reference's did so too.
+            kept = ours in (Validity.VALID, Validity.UNDECIDED) or ours is theirs is Validity.EXHAUSTED
+            losses.append(int(theirs is not Validity.INVALID and not kept))
         explanation = {"choices": len(losses), "broken": sum(losses), "notes": sorted(notes)}
         return Score(JSON_INVALID, sum(losses) / len(losses), explanation)
 
-    def _keeps(self, choice: Choice | None, schema: Json, notes: set[str]) -> bool:
-        if choice is None:
-            return False
+    def _validity(self, choice: Choice | None, schema: Json, notes: set[str]) -> Validity:
+        """Whether the choice keeps the format; a call instead of an answer, or what is no JSON, does not."""
+        if choice is None or choice.tool_calls:
+            return Validity.INVALID
         try:
             value = orjson.loads(choice.text)
         except orjson.JSONDecodeError:
-            return False
+            return Validity.INVALID
         verdict = self._schemas.check(schema, value)
         notes.update(verdict.notes)
-        return verdict.validity is not Validity.INVALID
+        return verdict.validity
 
 
 def asked_format(request: DecodedRequest) -> Json | None:
@@ -108,7 +115,7 @@ def _finish(pair: Pair) -> Scored:
 
 
 def _text(pair: Pair) -> Scored:
-    if _calls_tools(pair.left) or _calls_tools(pair.right):
+    if _calls_tools(pair.right):
         return Unscored(TEXT, Reason.CALLED_TOOLS)
     sides = [tuple(_said(choice) for choice in both) for both in _paired(pair)]
     differing = [index for index, (left, right) in enumerate(sides) if left != right]
@@ -117,16 +124,18 @@ def _text(pair: Pair) -> Scored:
         "choices": len(sides),
         "differing": differing,
         "refusals": {"left": refused[0], "right": refused[1]},
-        "common_prefix_chars": [_common_prefix(*(side[1] if side else "" for side in sides[i])) for i in differing],
+        "common_prefix_chars": [_common_prefix(*(side[-1] if side else "" for side in sides[i])) for i in differing],
     }
     return Score(TEXT, len(differing) / len(sides), explanation)
 
 
-def _said(choice: Choice | None) -> tuple[bool, str] | None:
-    """What counts as the answer: whether it refuses, and else its stripped text (refusals' wording is free)."""
+def _said(choice: Choice | None) -> tuple[str, str] | None:
+    """What counts as the answer: its kind, and its stripped text where it is one (refusals' wording is free)."""
     if choice is None:
         return None
-    return (True, "") if choice.refusal else (False, choice.text.strip())
+    if choice.tool_calls:
+        return ("call", "")
+    return ("refusal", "") if choice.refusal else ("text", choice.text.strip())
 
 
 def _common_prefix(left: str, right: str) -> int:
@@ -143,13 +152,23 @@ def _common_prefix(left: str, right: str) -> int:
 
 def _length(pair: Pair) -> Scored:
     left, right = (_completion_tokens(reply) for reply in (pair.left, pair.right))
-    if left is None or right is None:
-        # A served stream without include_usage does not say; the request is never edited to make it.
+    if right is None or (left is None and pair.left_served and not _asks_usage(pair.request)):
         return Unscored(LENGTH, Reason.NOT_PLANNED)
+    if left is None:
+        return Unscored(LENGTH, Reason.NO_USAGE)
     explanation = {"left_tokens": left, "right_tokens": right}
-    if not left or not right:
+    if not right:
         return Unscored(LENGTH, Reason.EMPTY_REPLY, explanation)
+    if not left:  # a ratio of 0 would read as far below any limit
+        return Unscored(LENGTH, Reason.LEFT_EMPTY, explanation)
     return Score(LENGTH, left / right, explanation)
+
+
+def _asks_usage(request: DecodedRequest) -> bool:
+    """Whether the reply to the client says how long it is: whole replies do, streams only when asked (the request
+    is never edited to make it)."""
+    options = request.body.get("stream_options")
+    return not request.stream or (isinstance(options, dict) and bool(options.get("include_usage")))
 
 
 def _completion_tokens(reply: DecodedReply) -> int | None:

@@ -64,9 +64,18 @@ def test_the_wording_of_refusals_is_free() -> None:
 
 
 def test_texts_beside_tool_calls_are_left_out() -> None:
-    for left, right in ((calling(), reply("a")), (reply("a"), calling()), (calling(), calling())):
-        assert outcome(scores(left, right)[TEXT]) is Reason.CALLED_TOOLS
-    assert outcome(scores(calling(), reply("a"))[FINISH]) == 1.0
+    for left in (reply("a"), calling(), reply("")):
+        assert outcome(scores(left, calling())[TEXT]) is Reason.CALLED_TOOLS
+
+
+@pytest.mark.parametrize("right", ["a", ""])
+def test_a_call_instead_of_an_answer_is_another_answer(right: str) -> None:
+    scored = scores(calling(), reply(right))
+    assert outcome(scored[TEXT]) == outcome(scored[FINISH]) == 1.0
+
+
+def test_an_empty_answer_is_another_answer() -> None:
+    assert outcome(scores(reply(""), reply("a"))[TEXT]) == 1.0
 
 
 def test_where_texts_part() -> None:
@@ -101,8 +110,35 @@ def test_json_validity(request_: DecodedRequest, left: str, right: str, expected
     assert outcome(scores(reply(left), reply(right), request_)[JSON_INVALID]) == expected
 
 
-def test_json_is_not_asked_of_tool_calls() -> None:
-    assert outcome(scores(calling(), reply("{}"), BY_SCHEMA)[JSON_INVALID]) is Reason.CALLED_TOOLS
+def test_json_is_not_asked_where_the_reference_calls() -> None:
+    for left in (reply('{"a": 1}'), calling(), reply("")):
+        assert outcome(scores(left, calling(), BY_SCHEMA)[JSON_INVALID]) is Reason.CALLED_TOOLS
+
+
+def test_a_call_instead_of_the_json_that_the_reference_gives_breaks_the_format() -> None:
+    assert outcome(scores(calling(), reply('{"a": 1}'), BY_SCHEMA)[JSON_INVALID]) == 1.0
+    assert outcome(scores(calling(), reply("{}"), BY_SCHEMA)[JSON_INVALID]) == 0.0
+
+
+LONG = '{"a": "' + "x" * 2_000 + '@b.cd"}'
+DEEP = '{"a": ' + "[" * 2_000 + "]" * 2_000 + "}"
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "expected"),
+    [
+        (LONG, '{"a": "c@b.cd"}', 1.0),  # past the pattern's bound: not switched off by it
+        (DEEP, '{"a": "c@b.cd"}', 1.0),
+        (LONG, LONG, 0.0),
+        ('{"a": "c@b.cd"}', LONG, 0.0),
+        ('{"a": "c"}', LONG, 1.0),  # the reference's is not known to break the format
+        ("no", LONG, 1.0),
+    ],
+)
+def test_json_that_runs_into_a_bound(left: str, right: str, expected: float) -> None:
+    schema = {"properties": {"a": {"pattern": r"^[\w.+-]+@[\w-]+\.[\w.]+$"}}}
+    asked = asking({"type": "json_schema", "json_schema": {"schema": schema}})
+    assert outcome(scores(reply(left), reply(right), asked)[JSON_INVALID]) == expected
 
 
 def test_asked_format() -> None:
@@ -119,13 +155,27 @@ def test_asked_format() -> None:
     ("left", "right", "expected"),
     [
         ({"completion_tokens": 30}, {"completion_tokens": 20}, 1.5),
-        ({"completion_tokens": 0}, {"completion_tokens": 20}, Reason.EMPTY_REPLY),
+        ({"completion_tokens": 0}, {"completion_tokens": 20}, Reason.LEFT_EMPTY),
         ({"completion_tokens": 5}, {"completion_tokens": 0}, Reason.EMPTY_REPLY),
-        ({}, {"completion_tokens": 20}, Reason.NOT_PLANNED),
+        ({"completion_tokens": 0}, {"completion_tokens": 0}, Reason.EMPTY_REPLY),
+        ({}, {"completion_tokens": 20}, Reason.NO_USAGE),
+        ({"completion_tokens": 20}, {}, Reason.NOT_PLANNED),
+        ({}, {}, Reason.NOT_PLANNED),
     ],
 )
 def test_length_ratio(left: dict[str, int], right: dict[str, int], expected: Any) -> None:
     assert outcome(scores(reply("a", **left), reply("a", **right))[LENGTH]) == expected
+
+
+def test_a_served_stream_tells_its_length_only_when_asked() -> None:
+    told, silent = reply("a", completion_tokens=20), reply("a")
+    stream = replace(PLAIN, stream=True)
+    asked = replace(stream, body={"stream_options": {"include_usage": True}})
+    assert outcome(scores(silent, told, stream)[LENGTH]) is Reason.NOT_PLANNED
+    assert outcome(scores(silent, told, asked)[LENGTH]) is Reason.NO_USAGE
+    assert outcome(scores(told, told, stream)[LENGTH]) == 1.0
+    replayed = TextScorer()(Pair(stream, silent, told, left_served=False))
+    assert outcome(replayed[3]) is Reason.NO_USAGE
 
 
 def test_length_counts_token_ids_where_usage_is_silent() -> None:
