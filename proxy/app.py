@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from proxy.monitor.ledger_reader import open_read_only
 from proxy.monitor.pipeline import Monitor
 from proxy.monitor.redact import redactor
 from proxy.monitor.standing import Standing
+from proxy.monitor.watch import read_gate
 from proxy.relay import serve_relay
 from proxy.settings import Settings, UpstreamSettings
 from proxy.settings_file import Loaded
@@ -147,17 +149,19 @@ def hints(loaded: Loaded) -> list[str]:
     return said
 
 
-def recompute(loaded: Loaded, ledger: Path) -> dict[str, Any]:
-    """The verdict that a ledger alone gives, in the shape of `/gate`.
+def recompute(ledger: Path) -> dict[str, Any]:
+    """The verdict that a ledger alone gives, in the shape of `/gate`: its latest epoch under that epoch's own budgets.
 
-    Raises:  LedgerError.
+    What holds a pass only while the monitor runs is not in a ledger and not in here: a ledger that cannot be written,
+    an arm that has not been observed since the start, an epoch that could not be opened, a row that could not be folded.
+    Raises:  LedgerError, also for an epoch from before budgets were part of the contract.
     """
-    settings = loaded.settings
     with closing(open_read_only(ledger)) as reader:
         latest = reader.latest_epoch()
         if latest is None:
             raise LedgerError(f"{ledger}: the ledger has no epoch yet, so there is nothing to judge")
-        standing = Standing(settings.gate.recipe, _fresh_evidence(settings))
+        budgets, rules = read_gate(latest[1])
+        standing = Standing(str(latest[1].get("recipe", "")), lambda: EvidenceState(budgets, rules))
         standing.resume(reader, *latest)
         return standing.verdict(()).as_dict()
 
@@ -243,6 +247,7 @@ async def _monitor(loaded: Loaded, port: int | None, shutdown: asyncio.Event) ->
             on_connection=monitor.on_connection,
             max_frame_bytes=max_frame_bytes(settings.feed),
         )
+        monitor.attach_feed(lambda: asdict(feed.counters))
         await feed.start()
         stack.push_async_callback(feed.aclose)
         control = create_control_app(monitor, ledger, metrics, secrets.control_token, settings.gate.recipe)

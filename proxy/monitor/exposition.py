@@ -23,14 +23,14 @@ from proxy.monitor.ledger_reader import LedgerStats
 from proxy.monitor.outcomes import UNTIMED, CallOutcome
 from proxy.monitor.relay_totals import RelayTotals
 from proxy.monitor.rows import Ineligible, LedgerRow
-from proxy.monitor.tallies import Buckets, Counts, gauge, one_of
+from proxy.monitor.state_families import state_families
+from proxy.monitor.tallies import Buckets, Counts, gauge
 from proxy.monitor.verdict_families import verdict_families
 from scorers.judge import Verdict
 from scorers.records import Reason, ScoreSpec
 
 ARMS = ("candidate", "reference")
 OUTCOMES = tuple(outcome.value for outcome in CallOutcome)
-BREAKER_STATES = ("closed", "open", "half_open")
 # Buckets are a *choice*: shadow calls are whole generations, from a short answer to the default time-out and past it.
 CALL_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 # Shares are mostly 0 or 1; KL spans decades (metrology 6: q8_0 .0014 to q2_K .45 nats). Both a *choice*.
@@ -185,16 +185,7 @@ class _Now:
     def families(self) -> Iterator[Metric]:
         ready = {(name,): float(holds) for name, holds in self._readiness.items()}
         yield gauge("parity_ready", "Named conditions of readiness.", ("condition",), ready)
-        paused = self._state.get("paused")
-        yield gauge("parity_mirror_paused", "1 while an operator has paused the mirror.", (), {(): _number(paused)})
-        breaker = self._state.get("breaker")
-        state = breaker.get("state") if isinstance(breaker, Mapping) else breaker
-        yield one_of("parity_breaker", "The reference's circuit breaker.", "state", BREAKER_STATES, str(state))
-        queue = self._state.get("queue")
-        if isinstance(queue, Mapping):
-            held = {(): _number(queue.get("exchanges"))}
-            yield gauge("parity_mirror_queue_exchanges", "Exchanges waiting for their shadow calls.", (), held)
-            yield gauge("parity_mirror_queue_bytes", "Bytes of them.", (), {(): _number(queue.get("bytes"))})
+        yield from state_families(self._state)
         contract = self._state.get("contract")
         if self.verdict.epoch is not None:
             digest = hashlib.sha256(orjson.dumps(contract, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]
@@ -212,7 +203,3 @@ def _closed(value: str, known: Collection[str]) -> str:
 
 def _flag(value: bool) -> str:
     return "true" if value else "false"
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) else None

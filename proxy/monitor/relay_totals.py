@@ -31,6 +31,13 @@ _COUNTERS = (
     ("bytes_out", "sent_bytes", "Bytes of replies to clients."),
 )
 
+_FEED_COUNTERS = (
+    ("dropped_marks", "Of the dropped events, those that were no exchange but a mark or a loss."),
+    ("notices", "Losses that the feed itself announced, for exchanges that it dropped."),
+    ("notices_dropped", "Of those, the ones that never reached the monitor either."),
+    ("connections", "Connections that relay workers made to a monitor."),
+)
+
 
 class RelayTotals:
     """The last snapshot of every worker, and their sum."""
@@ -133,8 +140,10 @@ def _feed(total: Mapping[str, Any], live: Mapping[str, Any]) -> Iterator[Metric]
         "parity_feed_dropped",
         "Events that the feed dropped, by reason.",
         ("reason",),
-        {(reason,): number(total.get("dropped", {}).get(reason)) for reason in ("feed_full", "feed_down")},
+        {(reason.value,): number(total.get("dropped", {}).get(reason.value)) for reason in LossReason},
     )
+    for key, help in _FEED_COUNTERS:
+        yield counter(f"parity_feed_{key}", help, (), {(): _n(total, key)})
     yield gauge("parity_feed_queue_bytes", "Bytes held for the monitor.", (), {(): _n(live, "queue_bytes")})
     yield gauge("parity_feed_queue_exchanges", "Exchanges held for it.", (), {(): _n(live, "queue_exchanges")})
 

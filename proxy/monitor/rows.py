@@ -14,7 +14,6 @@ from typing import Any, Literal, Protocol
 from scorers.judge import Verdict
 from scorers.records import Arm, Disposition, Observation, Reason, Stratum
 
-
 RESET = "reset"
 """The kind of the event of an operator's reset; its detail holds `epoch`, `position` and `reason`."""
 

@@ -38,6 +38,11 @@ def verdict_families(verdict: Verdict, recipe: str) -> Iterator[Metric]:
     yield gauge("parity_verdict_noise_samples", "Noise pairs behind it.", (), {(): verdict.noise_samples})
     coverage = verdict.coverage
     yield gauge("parity_coverage_ratio", "Scored over eligible samples of this epoch.", (), {(): coverage.ratio})
+    recent = coverage.recent.ratio
+    yield gauge("parity_coverage_recent_ratio", "The same of the last eligible samples.", (), {(): recent})
+    yield gauge(
+        "parity_coverage_unknown_exchanges", "Lost samples whose request nobody knows.", (), {(): coverage.unknown}
+    )
     yield gauge(
         "parity_coverage_exchanges",
         "Sampled exchanges of this epoch by what became of them.",

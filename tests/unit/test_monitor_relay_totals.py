@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.exchange import LossReason
 from proxy.metrics import RelayCounters
 from proxy.monitor.relay_totals import MAX_GONE, RelayTotals
 
@@ -108,3 +109,15 @@ def test_no_sum_ever_goes_down(acts: list[tuple[int, str]]) -> None:
         now = served(totals)
         assert now >= before
         before = now
+
+
+def test_every_drop_of_the_feed_is_told_by_its_reason() -> None:
+    totals = RelayTotals()
+    totals.connection("0-1", True)
+    dropped = {reason.value: n for n, reason in enumerate(LossReason, start=1)}
+    counts = {"dropped": dropped, "dropped_marks": 4, "notices": 7, "notices_dropped": 2, "connections": 3}
+    totals.stats("0-1", {**snapshot(1), "feed": counts})
+    for reason, count in dropped.items():
+        assert figure(totals, "parity_feed_dropped_total", {"reason": reason}) == count
+    for key in ("dropped_marks", "notices", "notices_dropped", "connections"):
+        assert figure(totals, f"parity_feed_{key}_total") == counts[key]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from proxy.monitor.verdict_families import verdict_families
-from scorers.coverage import Coverage
+from scorers.coverage import Coverage, StratumCoverage
 from scorers.judge import Verdict
 from scorers.verdict import Diagnosis
 from tests.unit.monitor_samples import verdict
@@ -40,10 +40,14 @@ def test_figures_of_a_budget() -> None:
 
 
 def test_coverage_and_diagnosis() -> None:
-    coverage = Coverage(sampled=10, scored=6, ineligible={"path": 2}, lost={"late": 2})
+    coverage = Coverage(
+        sampled=10, scored=6, ineligible={"path": 2}, lost={"late": 2}, unknown=1, recent=StratumCoverage(4, 4, 1)
+    )
     found = samples(verdict(coverage=coverage, diagnosis=Diagnosis("kv_cache")))
     assert found["parity_coverage_ratio", ()] == 0.75
     assert found["parity_coverage_exchanges", ("lost",)] == 2
+    assert found["parity_coverage_recent_ratio", ()] == 0.25
+    assert found["parity_coverage_unknown_exchanges", ()] == 1
     assert found["parity_diagnosis", ("kv_cache",)] == 1
     assert sum(v for (name, _), v in found.items() if name == "parity_diagnosis") == 1
 
