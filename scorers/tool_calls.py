@@ -5,7 +5,8 @@
 A call is compared by its canonical form (scorers/canonical.py). Canonical equality is an equivalence
 relation, so the multiset intersection of the two sides *is* the maximum bipartite matching; order of
 parallel calls does not matter. Choices are paired by index; a request's value is the mean over choices,
-and a choice that only one side has is a mismatch.
+and a choice that only one side has is a mismatch. Whether a score applies is the request's and the
+reference's to say, never the left side's.
 
 Source:  metrology, section 2.
 """
@@ -19,20 +20,24 @@ from itertools import zip_longest
 
 from scorers.canonical import Call, difference, read_call, word_loss
 from scorers.records import Choice, DecodedRequest, Json, Pair, Reason, Score, Scored, ScoreSpec, Unscored
-from scorers.schemas import SchemaCache, Validity
+from scorers.schemas import SchemaCache, Validity, Verdict
 
 MISMATCH, SCHEMA_FAILURE, TRIGGER = "tool_call_mismatch", "tool_schema_failure", "tool_trigger_mismatch"
 F1_LOSS, LOOSE, FREE_TEXT = "tool_call_f1_loss", "tool_argument_loose_mismatch", "tool_free_text_mismatch"
 
 SPECS: tuple[ScoreSpec, ...] = (
     ScoreSpec(MISMATCH, "ratio", True, "share of choices whose calls are not exactly the reference's, in any order"),
-    ScoreSpec(SCHEMA_FAILURE, "ratio", True, "share of calling choices with a call that breaks its tool's schema"),
+    ScoreSpec(
+        SCHEMA_FAILURE, "ratio", True, "share of the reference's calling choices whose call breaks its tool's schema"
+    ),
     ScoreSpec(TRIGGER, "ratio", True, "share of choices in which only one of the two sides calls a tool"),
     ScoreSpec(F1_LOSS, "ratio", True, "1 - F1 of the candidate's calls against the reference's"),
     ScoreSpec(
         LOOSE, "ratio", True, "tool_call_mismatch with BFCL's loose rule on strings (not on numbers, dates, ids)"
     ),
-    ScoreSpec(FREE_TEXT, "ratio", True, "1 - word F1 of long free-text arguments, which the other scores leave out"),
+    ScoreSpec(
+        FREE_TEXT, "ratio", True, "1 - word F1 of the reference's long free-text arguments; 1 where one is missing"
+    ),
 )
 
 _MAX_NAMES = 16  # choice: calls named per side in an explanation
@@ -49,7 +54,7 @@ class _Compared:
     loose: bool
     rung: str | None
     free_losses: tuple[float, ...]
-    schema_failed: bool | None  # None: the left side calls nothing, or no schema could decide
+    schema_failed: bool | None  # None: the reference calls nothing whose schema can decide
     failures: tuple[str, ...]
     notes: tuple[str, ...]
     detail: Mapping[str, Json]
@@ -75,7 +80,7 @@ class ToolCallScorer:
         details = {"forced": forced, "choices": [item.detail for item in compared]}
         return (
             Score(MISMATCH, sum(not item.exact for item in compared) / n, details),
-            _schema_score(compared, any(choice.tool_calls for choice in pair.left.choices)),
+            _schema_score(compared, any(choice.tool_calls for choice in pair.right.choices)),
             Score(TRIGGER, sum(item.trigger_differs for item in compared) / n),
             Score(F1_LOSS, max(0.0, 1.0 - sum(item.f1 for item in compared) / n)),
             Score(LOOSE, sum(not item.loose for item in compared) / n),
@@ -90,11 +95,13 @@ class ToolCallScorer:
         ours = [read_call(call, tools.get(call.name)) for call in (left.tool_calls if left else ())]
         theirs = [read_call(call, tools.get(call.name)) for call in (right.tool_calls if right else ())]
         both = left is not None and right is not None
-        failed, failures, notes = self._schema(ours, tools)
+        failed, failures, notes = self._schema(ours, theirs, tools)
+        if failed is not None and _is_empty(left):
+            failed, failures = True, ("no answer",)
         mine, key = Counter(call.strict for call in ours), Counter(call.strict for call in theirs)
         matched = sum((mine & key).values())
         exact = both and mine == key
-        rung = None if exact else _rung(ours, theirs, both, bool(failed))
+        rung = None if exact else _rung(ours, theirs, both, bool(failures))
         return _Compared(
             exact=exact,
             trigger_differs=not both or bool(ours) != bool(theirs),
@@ -109,24 +116,34 @@ class ToolCallScorer:
         )
 
     def _schema(
-        self, calls: list[Call], tools: Mapping[str, Json]
+        self, ours: list[Call], theirs: list[Call], tools: Mapping[str, Json]
     ) -> tuple[bool | None, tuple[str, ...], tuple[str, ...]]:
-        """Whether any call breaks its schema (None: nothing to decide on), where, and what was not checked."""
+        """Whether any call of ours breaks its schema (None: none of theirs could be decided), where, and what was
+        not checked. A check that ran into a bound is a failure, but for a tool with which theirs did so too."""
+        key = [(call.name, self._checked(call, tools)) for call in theirs]
+        applies = any(verdict.validity in (Validity.VALID, Validity.INVALID) for _, verdict in key)
+        exhausted = {name for name, verdict in key if verdict.validity is Validity.EXHAUSTED}
         failures: list[str] = []
-        notes: set[str] = set()
-        decided = 0
-        for call in calls:
-            if not call.parsed:
-                failures.append("arguments are not JSON")
-            elif call.name not in tools:
-                failures.append("no such tool was offered")
-            else:
-                verdict = self._schemas.check(tools[call.name], call.arguments)
-                failures.extend(verdict.errors)
-                notes.update(verdict.notes)
-                decided += verdict.validity is not Validity.UNDECIDED
-        known = bool(failures) or decided > 0
-        return (bool(failures) if known else None), tuple(failures), tuple(sorted(notes))
+        notes = {note for _, verdict in key for note in verdict.notes}
+        for call in ours:
+            verdict = self._checked(call, tools)
+            failures.extend(verdict.errors)
+            notes.update(verdict.notes)
+            if verdict.validity is Validity.EXHAUSTED and call.name not in exhausted:
+                failures.extend(verdict.notes)
+        return (bool(failures) if applies else None), tuple(failures), tuple(sorted(notes))
+
+    def _checked(self, call: Call, tools: Mapping[str, Json]) -> Verdict:
+        if not call.parsed:
+            return Verdict(Validity.INVALID, ("arguments are not JSON",))
+        if call.name not in tools:
+            return Verdict(Validity.INVALID, ("no such tool was offered",))
+        return self._schemas.check(tools[call.name], call.arguments)
+
+
+def _is_empty(choice: Choice | None) -> bool:
+    """Whether there is no answer at all: neither a call nor a text."""
+    return choice is None or not (choice.tool_calls or choice.text.strip() or choice.refusal)
 
 
 def offers_tools(request: DecodedRequest) -> bool:
@@ -153,23 +170,31 @@ def _f1(matched: int, ours: int, theirs: int) -> float:
 
 
 def _free_losses(ours: list[Call], theirs: list[Call]) -> list[float]:
-    """Loss per long free text of matched calls. Within equal calls, equal texts are paired first."""
+    """Loss per long free text of the reference's calls. Equal calls are paired first, by the likeness of their
+    texts, then calls of one name; a text whose call or place is missing is lost whole."""
     losses: list[float] = []
     waiting: dict[Json, list[Call]] = {}
     for call in theirs:
         if call.free:
             waiting.setdefault(call.strict, []).append(call)
+    others: dict[str, list[Call]] = {}
     for call in ours:
-        candidates = waiting.get(call.strict) if call.free else None
+        candidates = waiting.get(call.strict)
         if candidates:
-            best = min(candidates[:_MAX_NAMES], key=lambda other: _texts_loss(call, other))
+            best = min(candidates[:_MAX_NAMES], key=lambda other: sum(_text_losses(call, other)))
             candidates.remove(best)
-            losses.extend(word_loss(text, best.free[path]) for path, text in call.free.items())
+            losses.extend(_text_losses(call, best))
+        else:
+            others.setdefault(call.name, []).append(call)
+    for call in (call for calls in waiting.values() for call in calls):
+        namesakes = others.get(call.name)
+        losses.extend(_text_losses(namesakes.pop() if namesakes else None, call))
     return losses
 
 
-def _texts_loss(left: Call, right: Call) -> float:
-    return sum(word_loss(text, right.free[path]) for path, text in left.free.items())
+def _text_losses(left: Call | None, right: Call) -> list[float]:
+    ours = left.free if left is not None else {}
+    return [word_loss(ours[path], text) if path in ours else 1.0 for path, text in right.free.items()]
 
 
 def _schema_score(compared: list[_Compared], called: bool) -> Scored:

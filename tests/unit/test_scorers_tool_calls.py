@@ -155,10 +155,45 @@ def test_missing_keeps_the_reason_where_tools_are_offered() -> None:
     assert {item.reason for item in missing} == {Reason.REFERENCE_TIMEOUT}
 
 
-def test_schema_failure_needs_a_call_of_the_left() -> None:
-    assert scores(reply([]), reply([PARIS]))[SCHEMA_FAILURE] == Unscored(SCHEMA_FAILURE, Reason.NO_CALLS)
+def saying(text: str) -> DecodedReply:
+    return DecodedReply((Choice(0, text),))
+
+
+def test_schema_failure_needs_a_call_of_the_reference() -> None:
+    """Whether it applies is not the left side's to say."""
+    for left in (reply([]), saying("x"), reply([PARIS]), reply([ToolCall("get_weather", "{}")])):
+        item = scores(left, saying("x"))[SCHEMA_FAILURE]
+        assert isinstance(item, Unscored)
+        assert item.reason is Reason.NO_CALLS
+    assert value(scores(saying("x"), reply([PARIS])), SCHEMA_FAILURE) == 0.0  # the trigger's to say
+    assert value(scores(reply([]), reply([PARIS])), SCHEMA_FAILURE) == 1.0  # no answer at all
+    assert value(scores(reply([PARIS]), reply([PARIS], [PARIS])), SCHEMA_FAILURE) == 0.5
+
+
+LONG_KEY = {"type": "object", "patternProperties": {"^[a-z]+[0-9]+$": {"type": "integer"}}}
+
+
+def test_a_value_that_runs_into_a_bound_is_a_failure_unless_the_references_does_too() -> None:
+    asked = request(tools={"f": LONG_KEY, "g": LONG_KEY})
+    honest, long = call("f", a1=1), call("f", **{"a" * 5_000: 1})
+    assert value(scores(reply([honest]), reply([honest]), asked), SCHEMA_FAILURE) == 0.0
+    assert value(scores(reply([long]), reply([honest]), asked), SCHEMA_FAILURE) == 1.0
+    both = scores(reply([long, call("g")]), reply([long, call("g")]), asked)
+    assert value(both, SCHEMA_FAILURE) == 0.0
+    item = scores(reply([honest]), reply([long]), asked)[SCHEMA_FAILURE]
+    assert isinstance(item, Unscored)
+    assert item.reason is Reason.UNSUPPORTED
+
+
+def test_the_left_side_cannot_leave_by_a_tool_whose_schema_decides_nothing() -> None:
+    asked = request(tools={"f": {"type": "dict"}, "get_weather": WEATHER})
+    assert value(scores(reply([call("f")]), reply([PARIS]), asked), SCHEMA_FAILURE) == 0.0
+    assert value(scores(reply([call("f")]), reply([PARIS]), asked), MISMATCH) == 1.0
+
+
+def test_a_left_side_that_breaks_what_it_calls() -> None:
     broken = reply([call(days="many")])
-    assert value(scores(broken, reply([])), SCHEMA_FAILURE) == 1.0
+    assert value(scores(broken, reply([PARIS])), SCHEMA_FAILURE) == 1.0
     assert value(scores(broken, broken), MISMATCH) == 0.0  # equal, and both break the schema
     assert value(scores(broken, broken), SCHEMA_FAILURE) == 1.0
 
@@ -204,6 +239,27 @@ def test_a_runaway_string_does_not_hide_in_the_free_text_lane() -> None:
 def test_parallel_free_texts_are_paired_by_likeness() -> None:
     a, b = call("send_mail", to="x", body=LONG), call("send_mail", to="x", body=LONG[::-1])
     assert value(scores(reply([a, b]), reply([b, a])), FREE_TEXT) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("left", "expected"),
+    [
+        ([], 1.0),
+        ([PARIS], 1.0),
+        ([call("send_mail", to="someone else", body=LONG)], 0.0),  # the address is MISMATCH's
+        ([call("send_mail", to="x")], 1.0),
+        ([call("send_mail", to="x", body="short")], 1.0),
+        ([call("send_mail", to="x", body=LONG), call("send_mail", to="y", body=LONG[::-1])], 0.0),
+    ],
+)
+def test_a_free_text_of_the_reference_is_looked_for(left: list[ToolCall], expected: float) -> None:
+    assert value(scores(reply(left), reply([call("send_mail", to="x", body=LONG)])), FREE_TEXT) == expected
+
+
+def test_a_free_text_of_the_left_alone_does_not_apply() -> None:
+    for right in ([], [PARIS]):
+        item = scores(reply([call("send_mail", to="x", body=LONG)]), reply(right))[FREE_TEXT]
+        assert item == Unscored(FREE_TEXT, Reason.NO_FREE_TEXT)
 
 
 # ---- explanations
