@@ -11,7 +11,9 @@ import pytest
 from proxy.errors import LedgerError
 from proxy.monitor.ledger import SqliteLedger
 from proxy.monitor.ledger_reader import open_read_only
+from proxy.monitor.standing import Standing
 from proxy.settings import LedgerSettings
+from scorers.judge import Budget, EvidenceState, GateRules, start
 from tests.unit.monitor_samples import bodies, is_mismatch, row
 
 
@@ -78,3 +80,27 @@ def test_resets_are_found_by_epoch_and_new_positions_come_after_them(ledger: Sql
         ledger.event("reset", {"epoch": epoch, "position": position, "reason": ""}, 2.0)
     assert [ledger.reset_position(epoch) for epoch in (1, 2, 3)] == [3, 9, None]
     assert ledger.next_position() == 10  # the rows up to it were in work when a kill took them
+
+
+def test_the_verdict_from_the_file_alone_knows_the_reset(ledger: SqliteLedger) -> None:
+    def evidence() -> EvidenceState:
+        return start((Budget("tool_call_mismatch", 0.03, bounded=True, critical=True),), GateRules())
+
+    live = Standing("awq", evidence)
+    live.resume(ledger, 1, {})
+    rows = [row(n, prompt_tokens=7) for n in range(60)]
+    live.fold(rows[:40])
+    ledger.append(rows[:40])
+    assert live.verdict(()).state == "fail"
+    ledger.event("reset", {"epoch": 1, "position": 44, "reason": "the parser was fixed"}, 2.0)
+    live.reset(1, 44)
+    for seen in (rows[40:44], rows[44:]):
+        alone = Standing("awq", evidence)
+        alone.resume(open_read_only(ledger.path), 1, {})
+        assert alone.verdict(()).as_dict() == live.verdict(()).as_dict()
+        live.fold(seen)
+        ledger.append(seen)
+    alone = Standing("awq", evidence)
+    alone.resume(open_read_only(ledger.path), 1, {})
+    assert alone.verdict(()).as_dict() == live.verdict(()).as_dict()
+    assert live.verdict(()).coverage.sampled == alone.prompt_token_mismatches == 15
