@@ -152,8 +152,8 @@ def hints(loaded: Loaded) -> list[str]:
 def recompute(ledger: Path) -> dict[str, Any]:
     """The verdict that a ledger alone gives, in the shape of `/gate`: its latest epoch under that epoch's own budgets.
 
-    What holds a pass only while the monitor runs is not in a ledger and not in here: a ledger that cannot be written,
-    an arm that has not been observed since the start, an epoch that could not be opened, a row that could not be folded.
+    What holds a pass only while the monitor runs is in no ledger and not in here: a ledger that cannot be written,
+    an arm not observed since the start, an epoch that could not be opened, a row that could not be folded.
     Raises:  LedgerError, also for an epoch from before budgets were part of the contract.
     """
     with closing(open_read_only(ledger)) as reader:

@@ -142,13 +142,11 @@ def init_config(
 @cli.command()
 def verdict(
     ledger: Annotated[Path, typer.Argument(help="The ledger file.")],
-    config: ConfigOption = Path("parity.toml"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in the shape that /gate answers.")] = False,
 ) -> None:
-    """Recompute the verdict from a ledger alone, with the budgets of a settings file."""
-    loaded = _load(config, "warning")
+    """Recompute the verdict from a ledger alone: its latest epoch, under the budgets that the epoch was opened with."""
     with _told_plainly():
-        answer = app.recompute(loaded, ledger)
+        answer = app.recompute(ledger)
     if as_json:
         out.print_json(orjson.dumps(answer).decode())
     else:

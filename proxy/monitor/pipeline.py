@@ -27,7 +27,7 @@ from proxy.monitor.order import SamplingOrder
 from proxy.monitor.redact import redactor
 from proxy.monitor.rows import RESET, Ledger, LedgerRow
 from proxy.monitor.standing import MonitorMetrics, Standing
-from proxy.monitor.watch import CONFIRM_AFTER_S, LOOK_INTERVAL_S, ContractWatch, changes
+from proxy.monitor.watch import CONFIRM_AFTER_S, LOOK_INTERVAL_S, ContractWatch, changes, gate_of
 from proxy.monitor.writer import LedgerWriter
 from proxy.settings import Settings
 from scorers.judge import EvidenceState, Verdict
@@ -82,12 +82,14 @@ class Monitor:
         )
         self._mirror = Mirror(candidate, reference, settings.mirror, metrics, clock)
         self._writer = LedgerWriter(ledger, self._disk, self._durable, metrics)
+        fresh = evidence()
         self._watch = ContractWatch(
             candidate,
             reference,
             candidate_model=settings.candidate.model,
             reference_model=settings.reference.model,
             recipe=settings.gate.recipe,
+            gate=gate_of(fresh.budgets, fresh.rules),
         )
         self._standing = Standing(settings.gate.recipe, evidence)
         self._intake = Intake(

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backends.base import Backend, BackendError
 from backends.contract import Contract, observe
+from proxy.errors import LedgerError
+from scorers.judge import Budget, GateRules, start
 
 LOOK_INTERVAL_S = 30.0  # choice
 CONFIRM_AFTER_S = 1.0  # choice
@@ -31,10 +33,13 @@ class ContractWatch:
         candidate_model: str | None,
         reference_model: str | None,
         recipe: str,
+        gate: Mapping[str, Any],
     ) -> None:
+        """`gate` is what is asked of the arms: the evidence is about that too."""
         self._backends = {"candidate": candidate, "reference": reference}
         self._models = {"candidate": candidate_model, "reference": reference_model}
         self._recipe = recipe
+        self._gate = gate
         self._seen: dict[str, Contract] = {}
         self._errors: dict[str, str] = {}
 
@@ -54,7 +59,7 @@ class ContractWatch:
 
     def contract(self, standing: Mapping[str, Any] | None) -> dict[str, Any]:
         """What holds now; for an arm that was never seen, what the standing contract says of it."""
-        known: dict[str, Any] = {"recipe": self._recipe}
+        known: dict[str, Any] = {"recipe": self._recipe, "gate": self._gate}
         for side in self._backends:
             seen = self._seen.get(side)
             known[side] = seen.as_dict() if seen is not None else dict((standing or {}).get(side) or {})
@@ -93,9 +98,51 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
         lines.append(f"recipe: {before.get('recipe')} became {after.get('recipe')}")
     for side in ("candidate", "reference"):
         old, new = before.get(side) or {}, after.get(side) or {}
-        lines += [
-            f"{side} {key}: {old.get(key, 'absent')} became {new.get(key, 'absent')}"
-            for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key)
-        ]
-    return lines
+        lines += _differences(side, old, new)
+    return lines + _gate_changes(before.get("gate") or {}, after.get("gate") or {})
+
+
+def gate_of(budgets: Sequence[Budget], rules: GateRules) -> dict[str, Any]:
+    """What the evidence is to decide, as the contract holds it. JSON-ready; `read_gate` reads it."""
+    return {"budgets": [budget.as_dict() for budget in budgets], "rules": rules.as_dict()}
+
+
+def read_gate(contract: Mapping[str, Any]) -> tuple[tuple[Budget, ...], GateRules]:
+    """The budgets and rules of a stored contract.
+
+    Raises:  LedgerError when it has none (it was written before they were part of it) or they cannot be read.
+    """
+    gate = contract.get("gate")
+    if not gate:
+        raise LedgerError(
+            "this epoch was recorded by a version that did not keep its budgets; "
+            "let the present version run on this ledger: it opens a new epoch, which can be judged"
+        )
+    try:
+        budgets, rules = tuple(Budget(**budget) for budget in gate["budgets"]), GateRules(**gate["rules"])
+        start(budgets, rules)  # refuses what could never be judged
+        return budgets, rules
+    except (KeyError, TypeError, ValueError) as error:
+        raise LedgerError(f"the budgets of this epoch cannot be read: {error}") from error
+
+
+def _gate_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    if before == after:
+        return []
+    if not before:
+        return ["gate: its budgets were not recorded before"]
+    old, new = ({budget["name"]: budget for budget in gate.get("budgets", ())} for gate in (before, after))
+    lines = [f"budget {name} was removed" for name in old.keys() - new.keys()]
+    lines += [f"budget {name} was added" for name in new.keys() - old.keys()]
+    for name in old.keys() & new.keys():
+        lines += _differences(f"budget {name}", old[name], new[name])
+    lines += _differences("rule", before.get("rules", {}), after.get("rules", {}))
+    return sorted(lines) or ["gate: the order of its budgets changed"]
+
+
+def _differences(what: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{what} {key}: {old.get(key, 'absent')} became {new.get(key, 'absent')}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]

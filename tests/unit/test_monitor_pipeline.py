@@ -528,3 +528,21 @@ async def test_a_switch_that_the_ledger_did_not_take_is_called_off_when_the_cont
     await asyncio.wait_for(task, 10.0)
     assert [(row.disposition, row.reason) for row in rows] == [("lost", "epoch_closed"), ("scored", None)]
     assert len(rig.ledger.epochs) == 1
+
+
+@pytest.mark.asyncio
+async def test_another_limit_is_another_epoch_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = MemoryLedger()
+    async with running(ledger=ledger) as rig:
+        rig.send(exchange(0, request=TOOLS))
+        await until(lambda: rig.monitor.verdict().coverage.sampled == 1)
+    looser = Budget("tool_call_mismatch", 0.05, bounded=True, critical=True)
+    monkeypatch.setitem(globals(), "evidence", lambda: start((looser,), GateRules()))
+    async with running(ledger=ledger) as rig:
+        assert rig.monitor.verdict().coverage.sampled == 0
+    assert [(number, why) for number, _, why in ledger.epochs] == [
+        (1, "the first epoch of this ledger"),
+        (2, "budget tool_call_mismatch limit: 0.03 became 0.05"),
+    ]
+    async with running(ledger=ledger) as rig:
+        assert rig.monitor.state()["epoch"] == 2

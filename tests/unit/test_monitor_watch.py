@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
 
 from backends.base import BackendTimeout, BackendUnavailable, Reply
-from proxy.monitor.watch import ContractWatch, changes
+from proxy.errors import LedgerError
+from proxy.monitor.watch import ContractWatch, changes, gate_of, read_gate
+from scorers.judge import Budget, GateRules
+
+BUDGET = Budget("tool_call_mismatch", 0.03, bounded=True, critical=True)
+GATE = gate_of([BUDGET], GateRules())
 
 
 class Arm:
@@ -36,7 +42,7 @@ class Arm:
 
 
 def watch(candidate: Arm, reference: Arm, model: str | None = "m") -> ContractWatch:
-    return ContractWatch(candidate, reference, candidate_model="m", reference_model=model, recipe="awq")
+    return ContractWatch(candidate, reference, candidate_model="m", reference_model=model, recipe="awq", gate=GATE)
 
 
 @pytest.mark.asyncio
@@ -85,7 +91,7 @@ async def test_what_changed_is_named() -> None:
     await of.look()
     assert changes(before, of.contract(before)) == ["candidate engine_version: 0.32.0 became 0.33.0"]
     assert changes({**before, "recipe": "gptq"}, before) == ["recipe: gptq became awq"]
-    assert changes({"recipe": "awq"}, before)[0].startswith("candidate engine_version: absent became")
+    assert changes({"recipe": "awq", "gate": GATE}, before)[0].startswith("candidate engine_version: absent became")
 
 
 @pytest.mark.asyncio
@@ -110,3 +116,28 @@ async def test_an_answer_that_breaks_the_reading_is_an_arm_that_cannot_be_observ
     reference.error = None
     await of.look()
     assert not of.unreachable
+
+
+def test_what_is_asked_of_the_arms_is_part_of_the_contract() -> None:
+    kl = Budget("logprob_kl", 0.05, bounded=False, critical=False)
+    after = {"gate": gate_of([replace(BUDGET, limit=0.05), kl], GateRules(min_coverage=0.6))}
+    assert changes({"gate": GATE}, after) == [
+        "budget logprob_kl was added",
+        "budget tool_call_mismatch limit: 0.03 became 0.05",
+        "rule min_coverage: 0.5 became 0.6",
+    ]
+    assert "budget logprob_kl was removed" in changes(after, {"gate": GATE})
+    two = [gate_of(order, GateRules()) for order in ([BUDGET, kl], [kl, BUDGET])]
+    assert changes({"gate": two[0]}, {"gate": two[1]}) == ["gate: the order of its budgets changed"]
+    assert changes({}, {"gate": GATE}) == ["gate: its budgets were not recorded before"]
+    assert changes({"gate": orjson.loads(orjson.dumps(GATE))}, {"gate": GATE}) == []
+
+
+def test_a_stored_gate_is_read_back_or_refused_with_the_reason() -> None:
+    stored = orjson.loads(orjson.dumps({"gate": gate_of([BUDGET], GateRules(max_pairs=7))}))
+    assert read_gate(stored) == ((BUDGET,), GateRules(max_pairs=7))
+    with pytest.raises(LedgerError, match="did not keep its budgets"):
+        read_gate({"recipe": "awq"})
+    for damaged in ({"budgets": []}, {"budgets": [], "rules": {}}, {"budgets": [{"name": "x"}], "rules": {}}, [1]):
+        with pytest.raises(LedgerError, match="cannot be read"):
+            read_gate({"gate": damaged})
