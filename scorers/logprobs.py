@@ -4,6 +4,11 @@ P = reference (right), Q = candidate (left); natural logarithms. Steps 0..d are 
 at which the two replies emit different tokens: up to and including it, both distributions are conditioned
 on the same prefix. The arithmetic of one step is divergence.py's.
 
+Whether a score applies is the request's and the reference's to say. A choice in which the left side gives no
+token where the reference gives some is one step at the worst (TV, top-1 and tail 1.0; early divergence 1.0);
+its KL has no bound, so it is lost. A served reply is compared when the client asked for lists as long as the
+reference's.
+
 Source:  metrology, section 1.
 """
 
@@ -14,11 +19,10 @@ from itertools import zip_longest
 
 import numpy as np
 
+from scorers.comparable import asks_tokens, by_id, grid, prompts_differ, says_anything, tokens_of, unready
 from scorers.divergence import Steps, compare, joined_steps
-from scorers.grid import TOKEN_ID_PREFIX, Ids, KeyCodes, TokenGrid, forced_grid, grid_of
+from scorers.grid import Ids, KeyCodes, TokenGrid, forced_grid
 from scorers.records import (
-    Choice,
-    DecodedReply,
     DecodedRequest,
     Json,
     Pair,
@@ -44,8 +48,6 @@ SPECS: tuple[ScoreSpec, ...] = (
 )
 _PREFIX_NAMES = (KL, KL_MAX, TV, TOP1, TAIL)
 
-MIN_SERVED_TOP = 5  # choice: a served reply with shorter lists is not mixed with replays at top 20
-
 
 class LogprobScorer:
     """Scores of the `logprobs` family; without state."""
@@ -63,17 +65,17 @@ class LogprobScorer:
 
 
 def _aligned_prefix(pair: Pair) -> tuple[Scored, ...]:
-    reason = _unready(pair)
+    reason = unready(pair)
     if reason is not None:
         return tuple(Unscored(name, reason) for name in _PREFIX_NAMES)
-    codes = None if _by_id(pair.left) else KeyCodes()
-    compared = [
-        _compared(_grid(left, codes), _grid(right, codes))
-        for left, right in zip(pair.left.choices, pair.right.choices, strict=False)
-    ]
+    codes = KeyCodes() if False in (by_id(pair.left), by_id(pair.right)) else None
+    rights = [grid(choice, codes) for choice in pair.right.choices]
+    lefts = [grid(choice, codes) for choice in pair.left.choices[: len(rights)]]
+    compared = [_compared(left, right) for left, right in zip(lefts, rights, strict=False)]
     steps = joined_steps(compared)
-    if not len(steps):
-        return tuple(Unscored(name, Reason.EMPTY_REPLY) for name in _PREFIX_NAMES)
+    silent = sum(len(right) > 0 for right in rights) - sum(len(part) > 0 for part in compared)
+    if silent:
+        return _with_silent(steps, silent)
     explanation: dict[str, Json] = {
         "direction": "D_S(reference||candidate)",
         "steps": len(steps),
@@ -90,6 +92,19 @@ def _aligned_prefix(pair: Pair) -> tuple[Scored, ...]:
     )
 
 
+def _with_silent(steps: Steps, silent: int) -> tuple[Scored, ...]:
+    """The scores where in so many choices only the reference gave a token: each is one step at the worst."""
+    explanation = {"silent_choices": silent}
+    count = len(steps) + silent
+    return (
+        Unscored(KL, Reason.LEFT_EMPTY, explanation),
+        Unscored(KL_MAX, Reason.LEFT_EMPTY, explanation),
+        Score(TV, (float(steps.tv.sum()) + silent) / count, explanation),
+        Score(TOP1, (float(steps.disagree.sum()) + silent) / count, explanation),
+        Score(TAIL, (float(steps.tail.sum()) + silent) / count, explanation),
+    )
+
+
 def _compared(left: TokenGrid, right: TokenGrid) -> Steps:
     """The steps up to and including the first that emits different tokens."""
     shorter = min(len(left), len(right))
@@ -97,79 +112,11 @@ def _compared(left: TokenGrid, right: TokenGrid) -> Steps:
     return compare(right.head(count), left.head(count))
 
 
-def _grid(choice: Choice, codes: KeyCodes | None) -> TokenGrid:
-    logprobs = choice.logprobs
-    if logprobs is None:
-        raise ValueError("a choice without logprobs")
-    return logprobs if isinstance(logprobs, TokenGrid) else grid_of(logprobs, codes)
-
-
 def _first_difference(left: Ids, right: Ids) -> int:
     """Index of the first differing token; the shorter length where one side is a prefix of the other."""
     shorter = min(len(left), len(right))
     differing = np.flatnonzero(left[:shorter] != right[:shorter])
     return int(differing[0]) if len(differing) else shorter
-
-
-def _unready(pair: Pair) -> Reason | None:
-    """Why the aligned prefix cannot be scored, or None when it can."""
-    if _without_logprobs(pair.left):
-        return _absent(pair)
-    if pair.left_served and pair.arm == "candidate" and _shortest_list(pair.left) < MIN_SERVED_TOP:
-        return Reason.NOT_PLANNED
-    if _without_logprobs(pair.right):
-        return Reason.NO_LOGPROBS
-    if prompts_differ(pair.left, pair.right):
-        return Reason.TOKENS_DIFFER
-    if _by_id(pair.left) != _by_id(pair.right):
-        return Reason.NOT_PLANNED if pair.left_served else Reason.NO_LOGPROBS
-    return None
-
-
-def _without_logprobs(reply: DecodedReply) -> bool:
-    return any(choice.logprobs is None for choice in reply.choices)
-
-
-def _absent(pair: Pair) -> Reason:
-    """What it means that the left side tells no logprobs: nobody asked for them, or they were lost."""
-    return Reason.NOT_PLANNED if pair.left_served and not _asked(pair.request) else Reason.NO_LOGPROBS
-
-
-def _asked(request: DecodedRequest) -> bool:
-    """Whether the client asked for logprobs. An absent or zero count on a completion asks for none."""
-    asked = request.body.get("logprobs")
-    return asked is True if request.kind == "chat" else isinstance(asked, int) and asked > 0
-
-
-def _shortest_list(reply: DecodedReply) -> int:
-    """Entries of the shortest list; a grid is as wide as its request asked."""
-    sizes = (
-        logprobs.ids.shape[1]
-        if isinstance(logprobs, TokenGrid)
-        else min(map(len, logprobs.top), default=MIN_SERVED_TOP)
-        for logprobs in (choice.logprobs for choice in reply.choices)
-        if logprobs is not None
-    )
-    return min(sizes, default=MIN_SERVED_TOP)
-
-
-def _by_id(reply: DecodedReply) -> bool:
-    """Whether the reply's keys are token ids; keys of another kind are other words for the same tokens."""
-    for choice in reply.choices:
-        if isinstance(choice.logprobs, TokenGrid):
-            return True
-        if choice.logprobs is not None and choice.logprobs.tokens:
-            return choice.logprobs.tokens[0].startswith(TOKEN_ID_PREFIX)
-    return True
-
-
-def prompts_differ(left: DecodedReply, right: DecodedReply) -> bool:
-    """True when the two arms are known to have read different prompts: another template or tokenizer."""
-    if left.prompt_token_ids is not None and right.prompt_token_ids is not None:
-        return left.prompt_token_ids != right.prompt_token_ids
-    if left.prompt_tokens is not None and right.prompt_tokens is not None:
-        return left.prompt_tokens != right.prompt_tokens
-    return False
 
 
 def _prompt_tokens(pair: Pair) -> int | None:
@@ -194,18 +141,15 @@ def _by_position(steps: Steps, counts: Sequence[int], prompt_tokens: int | None)
 
 def _early(pair: Pair) -> Scored:
     """1 - d/n per choice, d the first differing token, n the longer reply; needs tokens, not logprobs."""
-    left, right = _tokens(pair)
-    if left is None:
-        unplanned = pair.left_served and not _without_logprobs(pair.left)  # texts where the reference has ids
-        return Unscored(EARLY, Reason.NOT_PLANNED if unplanned else _absent(pair))
-    if right is None:
+    if pair.left_served and not asks_tokens(pair):
+        return Unscored(EARLY, Reason.NOT_PLANNED)
+    left, right = tokens_of(pair)
+    if left is None or right is None:
         return Unscored(EARLY, Reason.NO_LOGPROBS)
     if prompts_differ(pair.left, pair.right):
         return Unscored(EARLY, Reason.TOKENS_DIFFER)
     sides = list(zip_longest(left, right, fillvalue=np.empty(0, np.int32)))
     lengths = [max(len(mine), len(other)) for mine, other in sides]
-    if not any(lengths):
-        return Unscored(EARLY, Reason.EMPTY_REPLY)
     firsts = [_first_difference(mine, other) for mine, other in sides]
     losses = [1.0 - first / length if length else 0.0 for first, length in zip(firsts, lengths, strict=True)]
     explanation = {
@@ -215,28 +159,6 @@ def _early(pair: Pair) -> Scored:
     return Score(EARLY, sum(losses) / len(losses), explanation)
 
 
-def _tokens(pair: Pair) -> tuple[list[Ids] | None, list[Ids] | None]:
-    """Each side's tokens by choice, as ids, or as numbered texts where neither side tells ids; None where it
-    tells neither."""
-    sides = [_token_ids(reply) for reply in (pair.left, pair.right)]
-    if sides == [None, None] and not any(map(_without_logprobs, (pair.left, pair.right))):
-        codes = KeyCodes()
-        sides = [[_grid(choice, codes).chosen for choice in reply.choices] for reply in (pair.left, pair.right)]
-    return sides[0], sides[1]
-
-
-def _token_ids(reply: DecodedReply) -> list[Ids] | None:
-    found: list[Ids] = []
-    for choice in reply.choices:
-        if choice.token_ids is not None:
-            found.append(np.array(choice.token_ids, np.int64).astype(np.int32))
-        elif choice.logprobs is not None and _by_id(reply):
-            found.append(_grid(choice, None).chosen)
-        else:
-            return None
-    return found
-
-
 def _teacher_forced(pair: Pair) -> Scored:
     """KL(Q||P) on the candidate's own tokens of choice 0, Q from its decode, P from the reference's prefill."""
     if pair.teacher_forced is None:
@@ -244,13 +166,13 @@ def _teacher_forced(pair: Pair) -> Scored:
     choice = pair.left.choices[0] if pair.left.choices else None
     if choice is None or choice.logprobs is None:
         return Unscored(TEACHER, Reason.NO_LOGPROBS)
-    if not _by_id(pair.left):
+    if by_id(pair.left) is False:
         return Unscored(TEACHER, Reason.TOKENS_DIFFER)
-    own, forced = _grid(choice, None), forced_grid(pair.teacher_forced.top)
+    own, forced = grid(choice, None), forced_grid(pair.teacher_forced.top)
     if len(own) != len(forced):
         return Unscored(TEACHER, Reason.TOKENS_DIFFER)
     if not len(own):
-        return Unscored(TEACHER, Reason.EMPTY_REPLY)
+        return Unscored(TEACHER, Reason.LEFT_EMPTY if says_anything(pair.right) else Reason.EMPTY_REPLY)
     steps = compare(own, forced)
     explanation = {
         "direction": "D_S(candidate||reference)",

@@ -28,7 +28,8 @@ from scorers.records import (
 
 DATA = Path(__file__).parent / "data"
 CHAT = DecodedRequest("chat", "m", False, 1, True, 0.0)
-ASKED = replace(CHAT, body={"logprobs": True, "top_logprobs": 20})
+BY_TEXT = replace(CHAT, body={"logprobs": True, "top_logprobs": 20})
+ASKED = replace(CHAT, body={**BY_TEXT.body, "return_tokens_as_token_ids": True})
 
 
 def logprobs(*steps: dict[int, float], prefix: str = "token_id:") -> TokenLogprobs:
@@ -146,8 +147,10 @@ def test_another_prompt_is_lost() -> None:
 
 def test_texts_are_not_compared_with_ids() -> None:
     texts = reply(logprobs(A, prefix="word "))
-    served = pair(texts, reply(logprobs(A)), left_served=True, request=ASKED, arm="noise")
+    served = pair(texts, reply(logprobs(A)), left_served=True, request=BY_TEXT)
     assert reasons(served)[KL] is reasons(served)[EARLY] is Reason.NOT_PLANNED
+    asked = replace(served, request=ASKED)  # ids were asked for: texts are not what should be there
+    assert reasons(asked)[KL] is reasons(asked)[EARLY] is Reason.NO_LOGPROBS
     assert reasons(pair(texts, reply(logprobs(A))))[KL] is Reason.NO_LOGPROBS
 
 
@@ -158,18 +161,64 @@ def test_texts_are_compared_with_texts() -> None:
         assert value(by_text, name) == pytest.approx(value(by_id, name), abs=1e-12)
 
 
-def test_short_served_lists_are_not_mixed_with_full_ones() -> None:
-    served = pair(reply(logprobs(A)), reply(logprobs(A)), left_served=True, request=ASKED)
-    assert reasons(served)[KL] is Reason.NOT_PLANNED
-    full = dict.fromkeys(range(6), 0.1)
-    assert reasons(replace(served, left=reply(logprobs(full)), right=reply(logprobs(full))))[KL] is None
+def test_served_lists_are_compared_when_as_long_ones_were_asked_for() -> None:
+    full = reply(logprobs(dict.fromkeys(range(6), 0.1)))
+    for asked, expected in ((5, Reason.NOT_PLANNED), (6, None), (20, None), (-1, None), (None, Reason.NOT_PLANNED)):
+        request = replace(ASKED, body={**ASKED.body, "top_logprobs": asked})
+        assert reasons(pair(full, full, left_served=True, request=request))[KL] is expected
+        assert reasons(pair(full, full, left_served=True, request=request))[EARLY] is None
+    completion = DecodedRequest("completion", "m", False, 1, True, 0.0, body={**ASKED.body, "logprobs": 6})
+    assert reasons(pair(full, full, left_served=True, request=completion))[KL] is None
 
 
-def test_an_empty_reply_has_nothing_to_compare() -> None:
-    got = reasons(pair(reply(logprobs()), reply(logprobs(A))))
-    assert (got[KL], got[EARLY]) == (Reason.EMPTY_REPLY, None)
-    assert value(scores(pair(reply(logprobs()), reply(logprobs(A)))), EARLY) == 1.0
-    assert reasons(pair(reply(logprobs()), reply(logprobs())))[EARLY] is Reason.EMPTY_REPLY
+@pytest.mark.parametrize("served", [True, False])
+def test_shorter_lists_than_the_references_are_lost_not_unplanned(served: bool) -> None:
+    """More mass in the bucket on one side alone would make the divergence look small."""
+    full, bare = {1: 0.5, 2: 0.2, 3: 0.1}, TokenLogprobs(("token_id:1",), (-0.1,), ({},))
+    for left in (logprobs(A), bare):
+        got = reasons(pair(reply(left), reply(logprobs(full)), left_served=served, request=ASKED))
+        assert {got[name] for name in (KL, KL_MAX, TV, TOP1, TAIL)} == {Reason.NO_LOGPROBS}
+        assert got[EARLY] is None
+    longer = pair(reply(logprobs(full)), reply(logprobs(A)), left_served=served, request=ASKED)
+    assert reasons(longer)[KL] is None
+
+
+@pytest.mark.parametrize("prefix", ["token_id:", "word "])
+def test_a_left_side_that_says_nothing_is_lost_or_at_the_worst(prefix: str) -> None:
+    scored = scores(pair(reply(logprobs()), reply(logprobs(A, B, prefix=prefix))))
+    assert [value(scored, name) for name in (TV, TOP1, TAIL, EARLY)] == [1.0] * 4
+    for name in (KL, KL_MAX):
+        item = scored[name]
+        assert isinstance(item, Unscored)
+        assert item.reason is Reason.LEFT_EMPTY
+        assert item.reason.lost
+
+
+def test_a_choice_without_a_token_is_one_step_at_the_worst() -> None:
+    for left in (reply(logprobs(A), logprobs()), reply(logprobs(A))):
+        scored = scores(pair(left, reply(logprobs(A), logprobs(B))))
+        assert (value(scored, TV), value(scored, TOP1), value(scored, EARLY)) == (0.5, 0.5, 0.5)
+        assert scored[KL] == Unscored(KL, Reason.LEFT_EMPTY, {"silent_choices": 1})
+
+
+def test_an_empty_reference_has_nothing_to_compare() -> None:
+    """Whatever the left side says."""
+    for left in (logprobs(), logprobs(A), logprobs(A, prefix="word "), None):
+        got = reasons(pair(reply(left), reply(logprobs())))
+        assert {got[name] for name in (KL, KL_MAX, TV, TOP1, TAIL)} == {Reason.EMPTY_REPLY}
+    assert value(scores(pair(reply(logprobs(A)), reply(logprobs()))), EARLY) == 1.0
+    assert value(scores(pair(reply(logprobs()), reply(logprobs()))), EARLY) == 0.0
+
+
+def test_served_ids_that_were_asked_for_and_are_not_there_are_lost() -> None:
+    request = replace(CHAT, body={"return_token_ids": True})
+    got = reasons(pair(reply(None), reply(logprobs(A)), left_served=True, request=request))
+    assert (got[EARLY], got[KL]) == (Reason.NO_LOGPROBS, Reason.NOT_PLANNED)
+
+
+def test_forced_without_own_tokens() -> None:
+    assert reasons(pair(reply(logprobs()), reply(logprobs(A)), teacher_forced=forced()))[TEACHER] is Reason.LEFT_EMPTY
+    assert reasons(pair(reply(logprobs()), reply(logprobs()), teacher_forced=forced()))[TEACHER] is Reason.EMPTY_REPLY
 
 
 def test_missing_says_why() -> None:
@@ -223,14 +272,19 @@ def test_a_stream_and_a_whole_reply_of_the_same_tokens_are_at_no_distance() -> N
 # ---- properties
 
 
-steps = st.lists(
-    st.dictionaries(st.integers(0, 6), st.floats(0.001, 0.14), min_size=1, max_size=7), min_size=1, max_size=6
-)
+def lists_of(k: int) -> st.SearchStrategy[list[dict[int, float]]]:
+    step = st.dictionaries(st.integers(0, 6), st.floats(0.001, 0.14), min_size=k, max_size=k)
+    return st.lists(step, min_size=1, max_size=6)
+
+
+steps = st.integers(1, 7).flatmap(lists_of)
+both_sides = st.integers(1, 7).flatmap(lambda k: st.tuples(lists_of(k), lists_of(k)))
 
 
 @settings(max_examples=200, deadline=None)
-@given(steps, steps)
-def test_bounds_and_symmetry(left: list[dict[int, float]], right: list[dict[int, float]]) -> None:
+@given(both_sides)
+def test_bounds_and_symmetry(sides: tuple[list[dict[int, float]], list[dict[int, float]]]) -> None:
+    left, right = sides
     one, two = reply(logprobs(*left)), reply(logprobs(*right))
     there, back = scores(pair(one, two)), scores(pair(two, one))
     for name in (TV, TOP1, EARLY, TAIL):
