@@ -251,7 +251,9 @@ async def _monitor(loaded: Loaded, port: int | None, shutdown: asyncio.Event) ->
         await feed.start()
         stack.push_async_callback(feed.aclose)
         control = create_control_app(monitor, ledger, metrics, secrets.control_token, settings.gate.recipe)
+        leaving = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_after_pausing(feed, shutdown, leaving))
             tasks.create_task(
                 serve_control(
                     control,
@@ -261,7 +263,14 @@ async def _monitor(loaded: Loaded, port: int | None, shutdown: asyncio.Event) ->
                     lambda host, port: announce("control", host, port),
                 )
             )
-            tasks.create_task(monitor.run(shutdown))
+            tasks.create_task(monitor.run(leaving))
+
+
+async def _after_pausing(feed: UnixFeedReceiver, shutdown: asyncio.Event, leaving: asyncio.Event) -> None:
+    """Sets `leaving` once nothing is read any more: a relay keeps what was not acknowledged for the next monitor."""
+    await shutdown.wait()
+    feed.pause()
+    leaving.set()
 
 
 def _backend(name: str, arm: UpstreamSettings, api_key: str | None, settings: Settings) -> OpenAIBackend:

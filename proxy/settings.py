@@ -20,6 +20,14 @@ Bytes = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
+# What backends/shape.py refuses to send on a shadow call, whatever is allowed; a test holds the two lists together.
+_CREDENTIAL_PARTS = ("auth", "cookie", "token", "secret", "api-key", "apikey", "credential", "password")
+_FRAMING = ("host", "connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "expect")
+_CONTENT = ("content-length", "content-encoding", "content-type", "accept", "accept-encoding")
+_IDENTITY = ("x-request-id", "openai-organization", "openai-project", "forwarded", "x-forwarded-for", "x-real-ip")
+_NEVER_FORWARDED = frozenset({*_FRAMING, *_CONTENT, *_IDENTITY})
+
+
 class Section(BaseModel):
     """Base of every table: frozen, no unknown keys, no silent conversion of strings to numbers."""
 
@@ -138,8 +146,10 @@ class MirrorSettings(Section):
     @classmethod
     def _no_credentials(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
-            if name.lower() in ("authorization", "cookie", "proxy-authorization", "x-api-key", "api-key"):
+            if any(part in name.lower() for part in _CREDENTIAL_PARTS):
                 raise ValueError(f'"{name}" carries the client\'s credentials; give the arm its own api_key_env')
+            if name.lower() in _NEVER_FORWARDED:
+                raise ValueError(f'"{name}" is never sent on shadow calls (identity or framing); remove it')
         return tuple(name.lower() for name in names)
 
 

@@ -215,7 +215,7 @@ class SamplingOrder:
 
     def _take_number(self, worker: str, sequence: int, at_unix_s: float, now_s: float) -> bool:
         """Whether the number is new; slots are opened for those that it skips."""
-        numbers = self._numbers(worker, sequence)
+        numbers = self._numbers(worker, 0)  # a worker counts from 0: what came before its first event here was lost
         skipped = numbers.skipped_before(sequence)
         if len(skipped) > MAX_SKIPPED:
             self.counts.renumbered += 1

@@ -53,6 +53,11 @@ class _Hole:
     sample: LedgerRow
     last: int
 
+    def takes(self, row: LedgerRow) -> bool:
+        """Whether the row is the next of the same epoch and kind."""
+        same = self.sample.epoch == row.epoch and self.sample.kind == row.kind
+        return same and self.last + 1 == row.position
+
 
 class LedgerWriter:
     """The only writer. Everything but the ledger's own calls happens on the event loop.
@@ -216,7 +221,7 @@ class LedgerWriter:
             self.rows_dropped += 1
             self._metrics.ledger_rows_dropped(1)
             tail = self._waiting[-1]
-            if isinstance(tail, _Hole) and tail.sample.epoch == row.epoch and tail.last + 1 == row.position:
+            if isinstance(tail, _Hole) and tail.takes(row):
                 tail.last = row.position
             else:
                 self._waiting.append(_Hole(_moved(row, row.position), row.position))
@@ -243,7 +248,7 @@ def _moved(row: LedgerRow, position: int) -> LedgerRow:
         id="",
         worker="",
         sequence=-1,
-        kind="live",
+        kind=row.kind,
         sampled_unix_s=row.sampled_unix_s,
         disposition="lost",
         reason=Reason.QUEUE_FULL.value,

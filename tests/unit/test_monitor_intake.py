@@ -174,7 +174,10 @@ async def test_an_event_that_cannot_be_taken_costs_itself(monkeypatch: pytest.Mo
             broken.setattr(SamplingOrder, "claim", lambda *arguments: 1 / 0)
             rig.intake.take(exchange(0))
         rig.intake.take(exchange(1))
-        await until(lambda: rig.ends() == [(1, "done")])
+        await until(rig.nothing_held)
+        rig.now_s = 10.0
+        rig.intake.tick()
+        assert rig.ends() == [(0, "late"), (1, "done")]
 
 
 @pytest.mark.asyncio

@@ -114,11 +114,20 @@ def test_a_skipped_number_whose_mark_comes_after_all_waits_for_its_exchange() ->
     assert book.mark(mark(1), 2.0) is None
 
 
-def test_the_first_number_of_a_worker_is_no_gap_and_earlier_ones_are_still_taken() -> None:
+def test_a_worker_that_is_first_seen_past_its_start_has_lost_what_came_before() -> None:
     book = order()
-    book.mark(mark(900), 0.0)
-    assert book.unreleased == 1
-    assert book.claim(exchange(899), AT, 0.0) is not None
+    book.mark(mark(5), 0.0)
+    assert (book.unreleased, book.counts.skipped) == (6, 5)
+    assert book.claim(exchange(4), AT, 0.0) is not None  # it may still come
+    assert book.claim(exchange(4), AT, 0.0) is None
+    assert [slot.sequence for slot in book.overdue(5.0)] == [0, 1, 2, 3]
+
+
+def test_a_worker_that_the_ledger_remembers_goes_on_from_there() -> None:
+    book = order(remembered=[("w", 900)])
+    book.mark(mark(901), 0.0)
+    assert (book.unreleased, book.counts.skipped) == (1, 0)
+    assert book.claim(exchange(899), AT, 0.0) is not None  # out of turn, below the first that is remembered
     assert book.claim(exchange(899), AT, 0.0) is None
 
 

@@ -127,3 +127,14 @@ async def test_events_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             rig.writer.put_event("pause", {}, 0.0)
         assert rig.writer.state()["events_dropped"] == 3
         await until(lambda: len(rig.ledger.events) == 2)
+
+
+@pytest.mark.asyncio
+async def test_a_needle_that_could_not_wait_stays_a_needle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "MAX_WAITING_ROWS", 1)
+    async with running() as rig:
+        rig.ledger.broken = "disk full"
+        rig.writer.put([row(0), row(1), row(2, kind="probe"), row(3, kind="probe"), row(4)])
+        rig.ledger.broken = ""
+        await until(lambda: len(rig.durable) == 5)
+    assert [r.kind for r in rig.ledger.rows] == ["live", "live", "probe", "probe", "live"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from backends import shape
 from proxy.errors import SettingsError
 from proxy.settings import Settings
 from proxy.settings_file import load_settings, parse_settings, read_secrets
@@ -61,6 +62,8 @@ def test_the_smallest_file_is_enough() -> None:
         ("[mirror]\nteacher_forced_rate = 0.1", "reference.teacher_forcing = true"),
         ("[mirror]\ntimeout_s = 400.0", "mirror.late_after_s"),
         ('[mirror]\nforward_headers = ["Authorization"]', "credentials"),
+        ('[mirror]\nforward_headers = ["X-Session-Token"]', "credentials"),
+        ('[mirror]\nforward_headers = ["X-Request-Id"]', "never sent"),
         ('[relay]\nallow_paths = ["health"]', 'must start with "/"'),
     ],
 )
@@ -124,3 +127,9 @@ def test_a_dated_value_is_a_problem_not_a_crash() -> None:
     document: dict[str, Any] = tomllib.loads(MINIMAL + "[relay]\nhead_timeout_s = 2026-01-01")
     with pytest.raises(SettingsError, match=r"relay\.head_timeout_s"):
         parse_settings(document, SCORES)
+
+
+def test_no_header_is_allowed_that_would_never_be_sent() -> None:
+    for name in (*shape._REFUSED_HEADERS, *(f"x-{part}-y" for part in shape._REFUSED_IN_NAME)):
+        assert problems(MINIMAL + f'[mirror]\nforward_headers = ["{name}"]'), name
+    assert parse(MINIMAL + '[mirror]\nforward_headers = ["X-Tenant"]').mirror.forward_headers == ("x-tenant",)

@@ -1,0 +1,63 @@
+"""Relay and monitor as processes: what travels with a shadow call, and what a monitor that leaves leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import httpx
+import orjson
+import pytest
+
+from backends.scripted import Script, ScriptedServer
+from proxy.monitor.ledger_reader import open_read_only
+from tests.integration.system_rig import Program, program, until, write_settings
+
+BODY = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "temperature": 0}
+
+
+async def ask(http: httpx.AsyncClient, relay: Program, **headers: str) -> None:
+    reply = await http.post(f"http://127.0.0.1:{relay.port}/v1/chat/completions", json=BODY, headers=headers)
+    assert reply.status_code == 200
+
+
+def rows(folder: Path) -> list[tuple[int, str, str | None]]:
+    """(sequence, disposition, reason) of every row of the first epoch."""
+    reader = open_read_only(folder / "ledger.sqlite")
+    return [(row.sequence, row.disposition, row.reason) for row in reader.rows(1)]
+
+
+@pytest.mark.asyncio
+async def test_a_forwarded_header_reaches_the_reference_and_nothing_else_of_the_client_does(tmp_path: Path) -> None:
+    more = '[mirror]\nforward_headers = ["X-Tenant"]\n'
+    async with ScriptedServer() as candidate, ScriptedServer(Script(record=100)) as reference:
+        config = write_settings(tmp_path, candidate.url, reference.url, rate=1.0, more=more)
+        async with program("monitor", config), program("relay", config) as relay, httpx.AsyncClient() as http:
+            await ask(http, relay, **{"x-tenant": "blue", "authorization": "Bearer theirs", "x-other": "no"})
+            await until(lambda: any(r.target == "/v1/chat/completions" for r in reference.requests))
+    (call,) = [r for r in reference.requests if r.target == "/v1/chat/completions"][:1]
+    sent = {name.lower(): value for name, value in call.headers}
+    assert sent[b"x-tenant"] == b"blue"
+    assert not {b"authorization", b"x-other"} & set(sent)
+    assert orjson.loads(call.body)["messages"] == BODY["messages"]
+
+
+@pytest.mark.asyncio
+async def test_what_is_sampled_while_a_monitor_leaves_is_the_next_ones(tmp_path: Path) -> None:
+    async with ScriptedServer() as candidate, ScriptedServer(Script(ttft_s=2.0)) as reference:
+        config = write_settings(tmp_path, candidate.url, reference.url, rate=1.0)
+        async with program("relay", config) as relay, httpx.AsyncClient() as http:
+            async with program("monitor", config) as monitor:
+                url = f"http://127.0.0.1:{monitor.port}/readyz"
+                while not (await http.get(url)).json()["conditions"]["relay_connected"]:  # noqa: ASYNC110  another process
+                    await asyncio.sleep(0.01)
+                await ask(http, relay)
+                await until(lambda: reference.stats["requests"] >= 5)  # four are the contract's; the fifth is at work
+                monitor.process.terminate()
+                for _ in range(4):
+                    await ask(http, relay)
+                await monitor.process.wait()
+            assert rows(tmp_path)[0] == (0, "scored", None)
+            async with program("monitor", config):
+                await until(lambda: len(rows(tmp_path)) >= 5)
+    assert rows(tmp_path) == [(n, "scored", None) for n in range(5)]
