@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from scorers.schemas import SchemaCache, Validity
 
@@ -181,3 +184,51 @@ def test_a_check_leaves_nothing_behind_for_the_next() -> None:
     assert cache.check({"pattern": "^(a+)+$"}, "a").notes
     fine = cache.check({"$defs": {"x": {"type": "string"}}, "$ref": "#/$defs/x"}, "a")
     assert (fine.validity, fine.notes) == (VALID, ())
+
+
+LEAVES = st.sampled_from(["a", "ab", "b1", "1", "", "x" * 5, 0, 1, 1.0, 2.5, True, False, None])
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b", "b1"]), inner, max_size=3),
+    max_leaves=6,
+)
+PATTERNS = st.sampled_from(["^a", "b$", r"^\w+$", r"^(a|b)\d?$", r"\d"])
+
+
+def keywords(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    by_name = st.dictionaries(st.sampled_from(["a", "b", "b1"]), inner, max_size=2)
+    several = st.lists(inner, min_size=1, max_size=2)
+    return st.fixed_dictionaries(
+        {},
+        optional={
+            "type": st.sampled_from(["object", "array", "string", "integer", "number", "boolean", "null"]),
+            "properties": by_name,
+            "required": st.lists(st.sampled_from(["a", "b"]), unique=True, max_size=2),
+            "additionalProperties": inner,
+            "patternProperties": st.dictionaries(PATTERNS, inner, max_size=2),
+            "pattern": PATTERNS,
+            "items": inner,
+            "prefixItems": several,
+            "uniqueItems": st.booleans(),
+            "contains": inner,
+            "enum": st.lists(LEAVES, min_size=1, max_size=3),
+            "allOf": several,
+            "anyOf": several,
+            "oneOf": several,
+            "not": inner,
+            "propertyNames": inner,
+            "minLength": st.integers(0, 3),
+        },
+    )
+
+
+SCHEMAS: st.SearchStrategy[Any] = st.recursive(st.booleans() | st.just({}), keywords, max_leaves=6)
+
+
+@settings(max_examples=400, deadline=None)
+@given(SCHEMAS, VALUES)
+def test_within_the_bounds_the_library_decides(schema: Any, value: Any) -> None:
+    """Our own keywords mean what the library's mean."""
+    verdict = SchemaCache().check(schema, value)
+    assert verdict.notes == ()
+    assert (verdict.validity is VALID) is Draft202012Validator(schema).is_valid(value)
