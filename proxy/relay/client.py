@@ -55,6 +55,7 @@ class ClientConnection(asyncio.Protocol):
         self._parser: HttpRequestParser | None = None
         self._buffer = b""  # a head that is not whole, or what was pipelined
         self._held_too_much = False
+        self._next_waits = False
         self._reading = True
         self._started_s = 0.0
         self._deadline_s = time.monotonic() + worker.settings.head_timeout_s
@@ -99,6 +100,9 @@ class ClientConnection(asyncio.Protocol):
         self._stall_deadline_s = inf
         if self._flight is not None:
             self._flight.resume_reply()
+        elif self._next_waits:
+            self._next_waits = False
+            asyncio.get_running_loop().call_soon(self._next)
 
     # requests
 
@@ -162,13 +166,18 @@ class ClientConnection(asyncio.Protocol):
             self.pace_reading()
 
     def _next(self) -> None:
+        """Takes up what was pipelined, once the answers before it are on their way: each may be another answer."""
         if self._phase != _FLIGHT or self.transport.is_closing():
             return
+        if self.write_paused:
+            self._next_waits = True
+            return
         self._phase = _IDLE
+        self._deadline_s = time.monotonic() + self._settings.keepalive_timeout_s
         data, self._buffer = self._buffer, b""
         self._held_too_much = False
-        self.pace_reading()
         self._read_head(data)
+        self.pace_reading()
 
     # replies and endings
 
@@ -180,14 +189,14 @@ class ClientConnection(asyncio.Protocol):
             self._linger()
         elif close:
             self._close()
+        elif self._buffer:
+            # Not from here: thousands of pipelined requests would be as many frames deep.
+            self._phase = _FLIGHT
+            self._deadline_s = inf
+            asyncio.get_running_loop().call_soon(self._next)
         else:
+            self._phase = _IDLE
             self._deadline_s = now_s + self._settings.keepalive_timeout_s
-            if self._buffer:
-                # Not from here: thousands of pipelined requests would be as many frames deep.
-                self._phase = _FLIGHT
-                asyncio.get_running_loop().call_soon(self._next)
-            else:
-                self._phase = _IDLE
 
     def flight_refused(self, refusal: Refusal, head: RequestHead | None, *, close: bool) -> None:
         """Answers in our own name, and goes on unless what follows could not be told from an unread body."""
@@ -211,7 +220,9 @@ class ClientConnection(asyncio.Protocol):
     def _refuse(self, refusal: Refusal, head: RequestHead | None = None, rest: bytes = b"") -> None:
         self._counters.errors[refusal.counter] += 1
         self._counters.count_request("other" if head is None else route_of(head.path), refusal.status)
-        self._buffer = rest
+        self._buffer = b""
+        if rest:
+            self.hold(rest)
         self.flight_refused(refusal, head, close=head is None or head.chunked or head.length > 0)
 
     def _linger(self) -> None:
