@@ -1,14 +1,14 @@
 """The service: two processes, two folders, and what joins them. Nobody imports this package.
 
     cli.py            the `parity` command: reads the words, starts the rest, prints for people
-    demo.py           the main job in one command: engines, proxy, traffic, a planted fault, the verdict
+    demo/             the main job in one command: engines, proxy, traffic, a planted fault, the verdict
     app.py            composition root: the only place that names concrete classes
-    supervisor.py     `parity serve`: starts and restarts the relay workers and the monitor
+    supervisor/       `parity serve`: starts and restarts the relay workers and the monitor
 
     relay/            DATA PLANE. Moves bytes between clients and the candidate; parses no JSON; tees what is sampled
     monitor/          PARITY PLANE. Calls the arms again, scores pairs, keeps the ledger, the evidence and the verdict
 
-    feed.py           relay -> monitor over a Unix socket: bounded, never waits, counts what it drops
+    feed/             relay -> monitor over a Unix socket: bounded, never waits, counts what it drops
     exchange.py       what was seen: the only values that cross between the two planes
     sampling.py       the stable, salted coin
     metrics.py        the relay's counters, as they cross the feed
