@@ -78,6 +78,7 @@ class Evaluator:
     def __init__(self, scorers: Mapping[str, Scorer], keeping: Keeping) -> None:
         self._scorers = scorers
         self._keeping = keeping
+        self._unexplained: dict[tuple[Arm, str, Reason], ScoreRow] = {}  # closed sets: bounded, and shared by all rows
 
     def evaluate(self, plan: Plan, heard: Heard) -> Evaluation:
         """The scores of a plan whose calls were made."""
@@ -166,8 +167,17 @@ class Evaluator:
                 reason = item.reason
                 if item.name == TEACHER_FORCED and not plan.coins.teacher_forced:
                     reason = Reason.NOT_PLANNED
-                rows.append(ScoreRow(arm, item.name, None, reason, explanation or {} if reason.lost else {}))
+                if explanation and reason.lost:
+                    rows.append(ScoreRow(arm, item.name, None, reason, explanation))
+                else:
+                    rows.append(self._bare(arm, item.name, reason))
         return rows
+
+    def _bare(self, arm: Arm, name: str, reason: Reason) -> ScoreRow:
+        """One and the same value each time: thousands of lost rows may wait behind an open one."""
+        key = (arm, name, reason)
+        found = self._unexplained.get(key)
+        return found if found is not None else self._unexplained.setdefault(key, ScoreRow(arm, name, None, reason))
 
     def _finished(self, plan: Plan, heard: Heard, evaluation: Evaluation) -> Evaluation:
         """With the bodies when they are worth keeping; explanations of numbers go with the bodies."""

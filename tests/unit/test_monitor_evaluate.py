@@ -230,3 +230,11 @@ def test_the_mismatch_rule_looks_at_budgets_only() -> None:
     assert not rule(ScoreRow("candidate", "tool_call_mismatch", 0.03, None))
     assert not rule(ScoreRow("candidate", "text_mismatch", 1.0, None))
     assert not rule(ScoreRow("candidate", "tool_call_mismatch", None, Reason.LATE))
+
+
+def test_rows_that_lost_the_same_share_their_losses() -> None:
+    of, made = evaluator(), planned(coins(noise=True))
+    one, other = of.missing(made, Reason.QUEUE_FULL), of.missing(made, Reason.QUEUE_FULL)
+    assert all(a is b for a, b in zip(one.scores, other.scores, strict=True))
+    told = of.missing(made, Reason.CANDIDATE_ERROR, {"status": 503})
+    assert {s.explanation.get("status") for s in told.scores if s.name == "text_mismatch"} == {503}
