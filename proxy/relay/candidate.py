@@ -18,6 +18,7 @@ from proxy.relay.refusal import Refusal
 from proxy.settings import RelaySettings
 
 MAX_REPLY_HEAD_BYTES = 64 * 1024  # choice: the same as the clients' default
+MAX_INTERIM_REPLIES = 16  # choice: 100 and 103 come once or twice
 _IDLE, _HEAD, _BODY = range(3)
 
 
@@ -70,6 +71,7 @@ class CandidateConnection(asyncio.Protocol):
         self._state = _HEAD
         self._buffer = b""
         self._complete = False
+        self._interim_left = MAX_INTERIM_REPLIES
         self._parser = HttpResponseParser(self)
 
     def pause_reading(self) -> None:
@@ -161,6 +163,10 @@ class CandidateConnection(asyncio.Protocol):
             if not 100 <= self._parser.get_status_code() < 200 or data[9:12] == b"101":
                 break
             # 100 and 103 were answers to nothing that we sent: Expect stays with us.
+            if not self._interim_left:
+                taker.candidate_failed(Refusal.BAD_REPLY)
+                return
+            self._interim_left -= 1
             data, seen = data[stop:], 0
             self._buffer = b""
             self._complete = False
@@ -209,22 +215,17 @@ class CandidateConnection(asyncio.Protocol):
             taker.reply_end(data)
 
     def _read_chunked(self, taker: Taker, data: bytes) -> None:
-        broken = False
-        try:
-            self._parser.feed_data(data)
-        except HttpParserError:
-            broken = True
-            self._reusable = False
+        broken = not self._accepts(data)
         parts = self._parts
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()
         if self._complete:
+            self._reusable = self._reusable and not broken
             taker.reply_end(body)
-            return
-        if body:
-            taker.reply_body(body)
-        if broken:
+        elif broken:  # whatever came with the bad chunk is dropped: a head not sent yet can still become a 502
             taker.candidate_failed(Refusal.BAD_REPLY)
+        elif body:
+            taker.reply_body(body)
 
     def _ended(self, exc: Exception | None) -> None:
         taker = self._taker
@@ -289,15 +290,12 @@ class CandidatePool:
             try:
                 async with asyncio.timeout(self._settings.connect_timeout_s):
                     await self._open(connection)
-            except TimeoutError:
-                connection.abandon()
-                refusal = Refusal.CONNECT_TIMEOUT
-            except OSError:
-                connection.abandon()
-                refusal = Refusal.CONNECT
             except asyncio.CancelledError:
                 connection.abandon()
                 raise
+            except Exception as fault:  # noqa: BLE001  a name may raise UnicodeError: the client gets its answer
+                connection.abandon()
+                refusal = Refusal.CONNECT_TIMEOUT if isinstance(fault, TimeoutError) else Refusal.CONNECT
             else:
                 return connection
         raise ConnectError(refusal)

@@ -26,6 +26,7 @@ from proxy.settings import Settings
 _log = logging.getLogger(__name__)
 _REQUEST_HEADERS = frozenset({b"content-type", b"content-encoding", b"x-request-id", b"accept"})
 _REPLY_HEADERS = frozenset({b"content-type", b"content-encoding", b"x-request-id"})
+_PIECE_BYTES = 48  # choice: a bytes object's own 33 and its slot in the list, or small pieces would weigh nothing
 
 
 class _Counting(Protocol):
@@ -201,12 +202,13 @@ class Capture:
 
     def _hold(self, pieces: list[bytes], data: bytes) -> None:
         tee = self._tee
-        if tee.held_bytes + len(data) > tee.limits.max_capture_bytes:
+        size = len(data) + _PIECE_BYTES
+        if tee.held_bytes + size > tee.limits.max_capture_bytes:
             self.lose(LossReason.CAPTURE_MEMORY)
             return
         pieces.append(data)
-        tee.held_bytes += len(data)
-        self._held_bytes += len(data)
+        tee.held_bytes += size
+        self._held_bytes += size
 
     def _release(self) -> None:
         self._ended = True

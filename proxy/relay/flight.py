@@ -66,8 +66,9 @@ class Flight:
 
     def start(self, rest: bytes) -> None:
         """Goes for a connection; `rest` are the bytes that came with the head."""
+        now_s = time.monotonic()  # the head's first byte may be long past
         if not self.body_whole:
-            self._body_deadline_s = self._started_s + self._settings.body_idle_timeout_s
+            self._body_deadline_s = now_s + self._settings.body_idle_timeout_s
             if self._head.expects_continue:
                 self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
         # The body first: what came with the head also leaves with it, in one write.
@@ -77,9 +78,9 @@ class Flight:
             self.read_body(rest)
             if self.over:
                 return
-        candidate = self._worker.pool.take(self._started_s)
+        candidate = self._worker.pool.take(now_s)
         if candidate is not None:
-            self._attach(candidate, self._started_s)
+            self._attach(candidate, now_s)
         else:
             self._connecting = asyncio.get_running_loop().create_task(self._connect())
             self._bound_unsent()
@@ -139,7 +140,8 @@ class Flight:
 
     def _upload(self, data: bytes) -> None:
         if self._candidate is not None:
-            self._first_byte_deadline_s = time.monotonic() + self._settings.first_byte_timeout_s
+            if not self._status:
+                self._first_byte_deadline_s = time.monotonic() + self._settings.first_byte_timeout_s
             self._to_candidate(data)
             return
         self._unsent.append(data)
@@ -256,11 +258,12 @@ class Flight:
         if self.over:
             return
         self._counters.errors[refusal.counter] += 1
-        if self._status:
+        if self._status and not self._pending_head:
             self._finish(outcome, 0)
             # A missing length or last chunk shows the cut; to HTTP/1.0 without a length only a reset does.
             self._owner.flight_cut(reset=self._undelimited)
         else:
+            self._pending_head = b""
             self._finish(outcome, refusal.status)
             self._owner.flight_refused(refusal, self._head, close=not self.body_whole)
 

@@ -94,7 +94,7 @@ def parse_request(head: bytes, *, authority: bytes, max_headers: int) -> Request
         elif name == b"content-length":
             length = _length(special[2], length)
         elif name == b"x-parity-mirror":
-            opted_out = special[2].strip().lower() == b"off"
+            opted_out |= special[2].strip().lower() == b"off"
         elif name == b"transfer-encoding":
             if coded or length >= 0 or not http11:
                 raise RefusedError(Refusal.BAD_FRAMING)

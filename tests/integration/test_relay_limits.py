@@ -533,11 +533,42 @@ async def test_a_cut_reply_is_visibly_cut(http: bytes, reset: bool, begun: bytes
 
 @on_uvloop
 async def test_bad_chunk_in_the_reply_cuts_it() -> None:
-    async with upstream(replies(STREAM_HEAD + b"2\r\nhi\r\nzz\r\n")) as up, relay(up) as proxy, client(proxy) as c:
+    async def script(wire: Wire) -> None:
+        await read_request(wire)
+        await wire.send(STREAM_HEAD + b"2\r\nhi\r\n")
+        await go.wait()
+        await wire.send(b"zz\r\n")
+        await wire.ended.wait()
+
+    go = asyncio.Event()
+    async with upstream(script) as up, relay(up) as proxy, client(proxy) as c:
         await c.send(chat())
+        await c.wait_bytes(b"hi")
+        go.set()
         got = await c.wait_end()
         assert got == STREAM_HEAD + b"2\r\nhi\r\n"
         assert proxy.counters.errors["bad_reply"] == 1
+
+
+@pytest.mark.parametrize("bad", [b"zz\r\n", b"5\r\nhelloXX\r\n"])
+@on_uvloop
+async def test_bad_chunk_that_came_with_the_head_is_502(bad: bytes) -> None:
+    async with upstream(replies(STREAM_HEAD + bad)) as up, relay(up) as proxy, client(proxy) as c:
+        await c.send(chat())
+        assert (await c.wait_bytes(b"}}")).startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
+        await c.send(chat())  # the connection is still good
+        assert (await c.wait_for(lambda got: got.count(b"}}") == 2)).count(b"HTTP/1.1") == 2
+        assert proxy.counters.errors["bad_reply"] == 2
+        assert proxy.counters.requests["chat_completions"]["5xx"] == 2
+
+
+@pytest.mark.parametrize(("interim", "status"), [(16, b"200"), (17, b"502")])
+@on_uvloop
+async def test_interim_replies_are_bounded(interim: int, status: bytes) -> None:
+    answer = b"HTTP/1.1 103 Early Hints\r\n\r\n" * interim + OK
+    async with upstream(replies(answer)) as up, relay(up) as proxy, client(proxy) as c:
+        await c.send(chat())
+        assert (await c.wait_bytes(b"}")).startswith(b"HTTP/1.1 " + status)
 
 
 # back-pressure

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from pydantic import ValidationError
 
 from proxy.relay.candidate import CandidateConnection, CandidatePool, ConnectError
 from proxy.relay.refusal import Refusal
-from proxy.settings import RelaySettings
+from proxy.settings import RelaySettings, UpstreamSettings
 
 IDLE_S = RelaySettings().pool_idle_timeout_s
 
@@ -113,3 +114,25 @@ def test_connection_made_after_it_was_abandoned_is_closed() -> None:
     late.abandon()
     late.connection_made(Transport())
     assert late.transport.is_closing()
+
+
+@pytest.mark.parametrize("host", ["candidate..svc", "a" * 70 + ".svc"])
+def test_name_that_cannot_be_looked_up_is_a_connect_failure(host: str) -> None:
+    with pytest.raises(ConnectError) as failed:
+        asyncio.run(asyncio.wait_for(pool_for(f"http://{host}:8000").connect(), 5.0))
+    assert failed.value.refusal is Refusal.CONNECT
+
+
+@pytest.mark.parametrize(
+    "url", ["http://candidate..svc:1", f"http://{'a' * 70}.svc", "http://b\u00fccher.x", "http://a:99999"]
+)
+def test_url_without_a_host_to_look_up_is_refused(url: str) -> None:
+    with pytest.raises(ValidationError):
+        UpstreamSettings(url=url)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://a_b.svc:1", "http://[::1]:8000", "https://xn--bcher-kva.de", "http://127.0.0.1:1"]
+)
+def test_url_of_every_kind_of_host_is_taken(url: str) -> None:
+    assert UpstreamSettings(url=url).url == url

@@ -244,3 +244,9 @@ def test_reply_that_may_not_pass(lines: bytes) -> None:
 def test_headers_are_picked_lower_cased_in_order() -> None:
     head = b"POST / HTTP/1.1\r\nB: 2\r\na:  1 \r\nC: 3\r\nb:4\r\n\r\n"
     assert pick_headers(head, frozenset({b"a", b"b"})) == ((b"b", b"2"), (b"a", b"1"), (b"b", b"4"))
+
+
+@pytest.mark.parametrize("values", [(b"off", b"on"), (b"on", b"OFF"), (b"off", b"")])
+def test_opting_out_once_is_enough(values: tuple[bytes, bytes]) -> None:
+    lines = b"".join(b"X-Parity-Mirror: %b\r\n" % value for value in values)
+    assert parse_request(b"GET /v1/x HTTP/1.1\r\nHost: a\r\n" + lines, authority=b"a", max_headers=9).opted_out
