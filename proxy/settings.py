@@ -41,6 +41,7 @@ class RelaySettings(Section):
     port: Port = 8080
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     allow_paths: tuple[str, ...] = ("/health", "/version", "/ping", "/tokenize", "/detokenize")
+    max_connections: Annotated[int, Field(ge=1)] = 4096  # of clients; each is an open file
     max_in_flight: Annotated[int, Field(ge=1)] = 1024
     retry_after_s: Annotated[int, Field(ge=1, le=3600)] = 1
     max_body_bytes: Bytes = 32 * MIB
@@ -89,6 +90,13 @@ class UpstreamSettings(Section):
             raise ValueError(f'"{url}" is no origin; write it like "http://127.0.0.1:8000"')
         if parts.path not in ("", "/") or parts.query or parts.fragment:
             raise ValueError(f'"{url}" has a path; give the origin alone, without /v1')
+        try:
+            parts.hostname.encode("ascii").decode("ascii").encode("idna")
+            _ = parts.port
+        except (UnicodeError, ValueError) as wrong:
+            raise ValueError(
+                f'"{url}" names no host that could be looked up, or no port; write both in ASCII'
+            ) from wrong
         if parts.username or parts.password:
             raise ValueError("no credentials in the url; name a variable with api_key_env")
         return url.rstrip("/")

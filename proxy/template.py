@@ -19,6 +19,7 @@ url = "http://127.0.0.1:8002"
 # host = "127.0.0.1"
 # port = 8080
 # workers = 1                          # processes on one port
+# max_connections = 4096               # clients' connections per worker; each takes an open file (ulimit -n)
 # max_in_flight = 1024                 # per worker; 503 with Retry-After beyond
 # max_body_bytes = 33554432            # 413 beyond
 # connect_timeout_s = 2.0

@@ -14,8 +14,11 @@ Expect: 100-continue is answered by us, as soon as the request has its place in 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
 import struct
+import sys
+import termios
 import time
 from math import inf
 from typing import cast
@@ -28,7 +31,9 @@ from proxy.relay.head import RequestHead, parse_request
 from proxy.relay.refusal import Refusal, RefusedError
 from proxy.relay.worker import Worker
 
-LINGER_S = 2.0  # choice; nginx's lingering_timeout is 5 s
+LINGER_S = 2.0  # choice, after the last byte either way; nginx's lingering_timeout is 5 s
+MAX_LINGER_S = 30.0  # nginx's lingering_time
+DRAIN_GRACE_S = 0.5  # choice: a request that crossed SIGTERM on its way is answered, with Connection: close
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _TCP_GONE = (7, 8)  # tcpi_state CLOSE and CLOSE_WAIT: the peer closed, though we have not read up to its end yet
 _IDLE, _FLIGHT, _LINGER, _CLOSED = range(4)
@@ -68,7 +73,21 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's own class, which does not inherit from it
         self.transport.set_write_buffer_limits(high=self._settings.write_buffer_bytes)
-        self._worker.join(self)
+        if self._counters.connections >= self._settings.max_connections:
+            self._turn_away()
+        else:
+            self._worker.join(self)
+
+    def _turn_away(self) -> None:
+        """Holds nothing for a connection too many: it is closed at once, the answer being read if it can be."""
+        self._counters.errors["overload"] += 1
+        self._phase = _CLOSED
+        if self.transport.get_extra_info("ssl_object") is None:
+            retry_after_s = self._settings.retry_after_s
+            self.transport.write(Refusal.OVERLOAD.reply(retry_after_s=retry_after_s, close=True, head_only=False))
+            self.transport.close()
+        else:
+            self.transport.abort()  # a close would wait for the client's
 
     def data_received(self, data: bytes) -> None:
         self._counters.bytes_in += len(data)
@@ -79,6 +98,8 @@ class ClientConnection(asyncio.Protocol):
                 self._flight.read_body(data)
             else:
                 self.hold(data)
+        elif self._phase == _LINGER:
+            self._deadline_s = min(time.monotonic() + LINGER_S, self._linger_end_s)
 
     def eof_received(self) -> bool:
         self._gone()
@@ -90,7 +111,7 @@ class ClientConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.write_paused = True
-        self._stall_bytes = self.transport.get_write_buffer_size()
+        self._stall_bytes = self._undelivered()
         self._stall_deadline_s = time.monotonic() + self._settings.body_idle_timeout_s
         if self._flight is not None:
             self._flight.pause_reply()
@@ -227,7 +248,9 @@ class ClientConnection(asyncio.Protocol):
 
     def _linger(self) -> None:
         self._phase = _LINGER
-        self._deadline_s = time.monotonic() + LINGER_S
+        now_s = time.monotonic()
+        self._deadline_s = now_s + LINGER_S
+        self._linger_end_s = now_s + MAX_LINGER_S
         self._buffer = b""
         self._held_too_much = False
         self.pace_reading()
@@ -236,7 +259,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _close(self) -> None:
         self._phase = _CLOSED
-        self._deadline_s = time.monotonic() + self._settings.body_idle_timeout_s
+        self._deadline_s = time.monotonic() + LINGER_S
         self.transport.close()
 
     def _gone(self) -> None:
@@ -253,16 +276,16 @@ class ClientConnection(asyncio.Protocol):
         if self._flight is not None:
             self._flight.sweep(now_s)
         if self._deadline_s <= now_s:
-            self._timed_out()
+            self._timed_out(now_s)
         elif self._stall_deadline_s <= now_s:
             self._stalled(now_s)
         elif not self._reading and not self.transport.is_closing() and self._left_unseen():
             self._gone()
 
     def drain(self) -> None:
-        """Closes the connection unless a request is on its way."""
+        """Closes the connection soon unless a request is on its way."""
         if self._phase == _IDLE and not self._buffer:
-            self._close()
+            self._deadline_s = min(self._deadline_s, time.monotonic() + DRAIN_GRACE_S)
 
     def abort(self) -> None:
         self._gone()
@@ -278,17 +301,28 @@ class ClientConnection(asyncio.Protocol):
         else:
             self.transport.pause_reading()
 
-    def _timed_out(self) -> None:
+    def _timed_out(self, now_s: float) -> None:
         self._deadline_s = inf
         if self._phase == _IDLE and self._buffer:
             self._refuse(Refusal.SLOW_HEAD)
         elif self._phase == _IDLE:
             self._close()
+        elif held := self._undelivered():
+            # The last reply is still on its way: that has the time of a stalled reader, and lingers after it.
+            if self._stall_deadline_s == inf:
+                self._stall_bytes = held
+                self._stall_deadline_s = now_s + self._settings.body_idle_timeout_s
+            self._deadline_s = now_s + LINGER_S
         else:
             self.transport.abort()
 
+    def _undelivered(self) -> int:
+        """What the client's system has not taken yet. The kernel's share tells of TLS, whose buffers we cannot see."""
+        queued = fcntl.ioctl(self._socket().fileno(), termios.TIOCOUTQ, bytes(4))
+        return self.transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
+
     def _stalled(self, now_s: float) -> None:
-        held = self.transport.get_write_buffer_size()
+        held = self._undelivered()
         if held < self._stall_bytes:
             self._stall_bytes = held
             self._stall_deadline_s = now_s + self._settings.body_idle_timeout_s

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import socket
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from proxy.feed import FeedSink
 from proxy.metrics import RelayCounters
 from proxy.relay.candidate import CandidatePool
 from proxy.relay.capture import Tee
-from proxy.relay.client import ClientConnection
+from proxy.relay.client import DRAIN_GRACE_S, ClientConnection
 from proxy.relay.worker import Worker
 from proxy.settings import RelaySettings, Settings
 
 _log = logging.getLogger(__name__)
+_OTHER_FILES = 64  # choice: listening, feed, logs, the loop's own
 BACKLOG = 1024  # choice: as many as max_in_flight by default
 MAX_SWEEP_INTERVAL_S = 0.25  # choice: a client that left behind paused reading is seen well within 1 s
 
@@ -46,6 +49,7 @@ async def serve_relay(
     salt = settings.sampling.salt.encode() if salt is None else salt
     tee = Tee(settings, worker=worker, feed=feed, counters=counters, salt=salt)
     pool = CandidatePool(settings.candidate.url, relay, tls=candidate_tls)
+    _raise_open_files(relay)
     lane = Worker(relay, pool=pool, tee=tee, counters=counters)
     tls = _tls_context(relay)
     listening = await _listen(relay.host, relay.port)
@@ -56,6 +60,7 @@ async def serve_relay(
         backlog=BACKLOG,
         ssl=tls,
         ssl_handshake_timeout=relay.head_timeout_s if tls else None,
+        ssl_shutdown_timeout=relay.body_idle_timeout_s if tls else None,  # it has to flush first; we close sooner
     )
     sweeper = _Sweeper(lane, _sweep_interval_s(relay))
     sweeper.start()
@@ -63,7 +68,10 @@ async def serve_relay(
         host, port = listening.getsockname()[:2]
         on_listening(host, port)
         await shutdown.wait()
+        lane.draining = True
+        backlog = listening.dup()  # what is in it would be reset with the last descriptor
         server.close()
+        await _accept_rest(backlog, lane, tls)
         await lane.drain(relay.drain_timeout_s)
     finally:
         server.close()
@@ -119,6 +127,41 @@ async def _listen(host: str, port: int) -> socket.socket:
         listening.close()
         raise
     return listening
+
+
+async def _accept_rest(backlog: socket.socket, lane: Worker, tls: ssl.SSLContext | None) -> None:
+    """Takes on the connections that the kernel completed before we stopped listening, and ends the listening."""
+    accepted = []
+    with backlog, suppress(OSError):  # BlockingIOError: there are no more
+        while True:
+            accepted.append(backlog.accept()[0])
+    loop = asyncio.get_running_loop()
+    arriving = [
+        loop.create_task(loop.connect_accepted_socket(lambda: ClientConnection(lane), connection, ssl=tls))
+        for connection in accepted
+    ]
+    if arriving:
+        _, unfinished = await asyncio.wait(arriving, timeout=DRAIN_GRACE_S)
+        for handshake in unfinished:
+            handshake.cancel()
+        await asyncio.gather(*arriving, return_exceptions=True)
+
+
+def _raise_open_files(relay: RelaySettings) -> None:
+    """Every connection is an open file; one more than the system allows could not even be refused."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = relay.max_connections + relay.max_in_flight + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
+    if allowed < wanted:
+        _log.warning(
+            "relay.max_connections and relay.max_in_flight need %d open files, but the limit is %d; "
+            "lower them, or raise it (ulimit -n, LimitNOFILE=)",
+            wanted,
+            allowed,
+        )
 
 
 def _tls_context(relay: RelaySettings) -> ssl.SSLContext | None:

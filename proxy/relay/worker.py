@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Protocol
 
 from proxy.metrics import RelayCounters
 from proxy.relay.candidate import CandidatePool
 from proxy.relay.capture import Tee
 from proxy.settings import RelaySettings
+
+_log = logging.getLogger(__name__)
 
 
 class Member(Protocol):
@@ -40,6 +43,8 @@ class Worker:
         self._members.add(member)
         self.counters.connections = len(self._members)
         self.empty.clear()
+        if self.draining:
+            member.drain()
 
     def leave(self, member: Member) -> None:
         self._members.discard(member)
@@ -50,7 +55,10 @@ class Worker:
     def sweep(self, now_s: float) -> None:
         """Looks at every connection's time limits: cheaper than a timer for each request."""
         for member in tuple(self._members):
-            member.sweep(now_s)
+            try:
+                member.sweep(now_s)
+            except Exception:  # noqa: BLE001  one connection's fault must not end the time limits of all others
+                _log.exception("the time limits of a connection could not be applied")
         self.pool.sweep(now_s)
 
     async def drain(self, timeout_s: float) -> None:

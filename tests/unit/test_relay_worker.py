@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from proxy.metrics import RelayCounters
 from proxy.relay.candidate import CandidatePool
 from proxy.relay.capture import Tee
@@ -59,6 +61,30 @@ def test_members_are_counted_and_swept() -> None:
     assert [guest.told for guest in guests] == [["sweep 1.0"]] * 3
     assert worker.counters.connections == 0
     assert worker.empty.is_set()
+
+
+class FaultyGuest(Guest):
+    def sweep(self, now_s: float) -> None:
+        raise ValueError("a fault of ours")
+
+
+def test_a_member_whose_sweep_raises_does_not_starve_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    worker = worker_for()
+    guests = [Guest(worker, stubborn=True) for _ in range(5)]
+    for guest in guests:
+        worker.join(FaultyGuest(worker, stubborn=True))
+        worker.join(guest)
+    worker.sweep(1.0)
+    assert [guest.told for guest in guests] == [["sweep 1.0"]] * 5
+    assert len(caplog.records) == 5
+
+
+def test_who_joins_during_the_drain_is_drained() -> None:
+    worker = worker_for()
+    worker.draining = True
+    guest = Guest(worker, stubborn=True)
+    worker.join(guest)
+    assert guest.told == ["drain"]
 
 
 def test_drain_returns_at_once_when_all_leave() -> None:
