@@ -232,6 +232,8 @@ class CandidateConnection(asyncio.Protocol):
         if taker is None:
             return
         self._reusable = False
+        # Over TLS a close without close_notify looks the same here, so a cut reply of this framing passes for a whole
+        # one, as it does without TLS. vLLM frames every reply by length or chunks.
         if self._state == _BODY and self._framing == UNTIL_CLOSE and exc is None:
             self._complete = True
             taker.reply_end(b"")

@@ -12,6 +12,7 @@ import re
 from proxy.relay.refusal import Refusal, RefusedError
 
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t -~\x80-\xff]*)?")
+_PLAIN_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
 _TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*")
 MAX_SIZE_LINE_BYTES = 1024  # choice: a size with a signature extension is under 200
 MAX_TRAILER_BYTES = 8192  # choice
@@ -41,6 +42,14 @@ class ChunkedBody:
         pieces: list[bytes] = []
         at = 0
         while not self.done:
+            if self._state == _AT_SIZE:  # whole chunks at a glance: a body may come in very many
+                while line := _PLAIN_SIZE.match(data, at):
+                    start = line.end()
+                    end = start + int(line[1], 16)
+                    if end == start or data[end : end + 2] != b"\r\n":
+                        break
+                    pieces.append(data[start:end])
+                    at = end + 2
             if self._state == _IN_DATA:
                 piece = data[at : at + self._left]
                 if piece:
