@@ -14,11 +14,6 @@ Expect: 100-continue is answered by us, as soon as the request has its place in 
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import socket
-import struct
-import sys
-import termios
 import time
 from math import inf
 from typing import cast
@@ -28,14 +23,13 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from proxy.metrics import route_of
 from proxy.relay.flight import Flight
 from proxy.relay.head import RequestHead, parse_request
+from proxy.relay.kernel import hang_up, left_unseen, undelivered_bytes
 from proxy.relay.refusal import Refusal, RefusedError
 from proxy.relay.worker import Worker
 
 LINGER_S = 2.0  # choice, after the last byte either way; nginx's lingering_timeout is 5 s
 MAX_LINGER_S = 30.0  # nginx's lingering_time
 DRAIN_GRACE_S = 0.5  # choice: a request that crossed SIGTERM on its way is answered, with Connection: close
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-_TCP_GONE = (7, 8)  # tcpi_state CLOSE and CLOSE_WAIT: the peer closed, though we have not read up to its end yet
 _IDLE, _FLIGHT, _LINGER, _CLOSED = range(4)
 
 
@@ -111,7 +105,7 @@ class ClientConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.write_paused = True
-        self._stall_bytes = self._undelivered()
+        self._stall_bytes = undelivered_bytes(self.transport)
         self._stall_deadline_s = time.monotonic() + self._settings.body_idle_timeout_s
         if self._flight is not None:
             self._flight.pause_reply()
@@ -234,8 +228,7 @@ class ClientConnection(asyncio.Protocol):
         """The reply cannot be finished, and the client must see that."""
         self._flight = None
         if reset and not self.transport.is_closing():
-            self._socket().setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-            self.transport.abort()
+            hang_up(self.transport)
         self._close()
 
     def _refuse(self, refusal: Refusal, head: RequestHead | None = None, rest: bytes = b"") -> None:
@@ -279,7 +272,7 @@ class ClientConnection(asyncio.Protocol):
             self._timed_out(now_s)
         elif self._stall_deadline_s <= now_s:
             self._stalled(now_s)
-        elif not self._reading and not self.transport.is_closing() and self._left_unseen():
+        elif not self._reading and not self.transport.is_closing() and left_unseen(self.transport):
             self._gone()
 
     def drain(self) -> None:
@@ -307,7 +300,7 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(Refusal.SLOW_HEAD)
         elif self._phase == _IDLE:
             self._close()
-        elif held := self._undelivered():
+        elif held := undelivered_bytes(self.transport):
             # The last reply is still on its way: that has the time of a stalled reader, and lingers after it.
             if self._stall_deadline_s == inf:
                 self._stall_bytes = held
@@ -316,24 +309,11 @@ class ClientConnection(asyncio.Protocol):
         else:
             self.transport.abort()
 
-    def _undelivered(self) -> int:
-        """What the client's system has not taken yet. The kernel's share tells of TLS, whose buffers we cannot see."""
-        queued = fcntl.ioctl(self._socket().fileno(), termios.TIOCOUTQ, bytes(4))
-        return self.transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
-
     def _stalled(self, now_s: float) -> None:
-        held = self._undelivered()
+        held = undelivered_bytes(self.transport)
         if held < self._stall_bytes:
             self._stall_bytes = held
             self._stall_deadline_s = now_s + self._settings.body_idle_timeout_s
         else:
             self._counters.errors["client_timeout"] += 1
             self._gone()
-
-    def _left_unseen(self) -> bool:
-        """Whether the client closed behind bytes that we are not reading yet."""
-        return self._socket().getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _TCP_GONE
-
-    def _socket(self) -> socket.socket:
-        found: socket.socket = self.transport.get_extra_info("socket")
-        return found

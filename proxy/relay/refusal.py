@@ -21,7 +21,13 @@ class Refusal(Enum):
     BAD_HOST = (400, b"Bad Request", b"bad_host", b"One valid Host header is required.", "refused_head")
     BAD_TARGET = (400, b"Bad Request", b"bad_target", b"The request target is malformed.", "refused_head")
     BAD_BODY = (400, b"Bad Request", b"bad_chunk", b"The chunked body is malformed.", "refused_body")
-    UNKNOWN_PATH = (404, b"Not Found", b"unknown_path", b"This path is not served; /v1/ is, and relay.allow_paths.", "unknown_path")
+    UNKNOWN_PATH = (
+        404,
+        b"Not Found",
+        b"unknown_path",
+        b"This path is not served; /v1/ is, and relay.allow_paths.",
+        "unknown_path",
+    )
     BAD_METHOD = (405, b"Method Not Allowed", b"bad_method", b"This method is not served.", "refused_head")
     SLOW_HEAD = (408, b"Request Timeout", b"head_timeout", b"The request head took too long.", "client_timeout")
     SLOW_BODY = (408, b"Request Timeout", b"body_timeout", b"The request body stalled.", "client_timeout")

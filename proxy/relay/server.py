@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import resource
 import socket
 import ssl
 import time
@@ -16,11 +14,10 @@ from proxy.metrics import RelayCounters
 from proxy.relay.candidate import CandidatePool
 from proxy.relay.capture import Tee
 from proxy.relay.client import DRAIN_GRACE_S, ClientConnection
+from proxy.relay.kernel import raise_open_files
 from proxy.relay.worker import Worker
 from proxy.settings import RelaySettings, Settings
 
-_log = logging.getLogger(__name__)
-_OTHER_FILES = 64  # choice: listening, feed, logs, the loop's own
 BACKLOG = 1024  # choice: as many as max_in_flight by default
 MAX_SWEEP_INTERVAL_S = 0.25  # choice: a client that left behind paused reading is seen well within 1 s
 
@@ -49,7 +46,7 @@ async def serve_relay(
     salt = settings.sampling.salt.encode() if salt is None else salt
     tee = Tee(settings, worker=worker, feed=feed, counters=counters, salt=salt)
     pool = CandidatePool(settings.candidate.url, relay, tls=candidate_tls)
-    _raise_open_files(relay)
+    raise_open_files(relay)
     lane = Worker(relay, pool=pool, tee=tee, counters=counters)
     tls = _tls_context(relay)
     listening = await _listen(relay.host, relay.port)
@@ -145,23 +142,6 @@ async def _accept_rest(backlog: socket.socket, lane: Worker, tls: ssl.SSLContext
         for handshake in unfinished:
             handshake.cancel()
         await asyncio.gather(*arriving, return_exceptions=True)
-
-
-def _raise_open_files(relay: RelaySettings) -> None:
-    """Every connection is an open file; one more than the system allows could not even be refused."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = relay.max_connections + relay.max_in_flight + _OTHER_FILES
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return
-    allowed = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
-    if allowed < wanted:
-        _log.warning(
-            "relay.max_connections and relay.max_in_flight need %d open files, but the limit is %d; "
-            "lower them, or raise it (ulimit -n, LimitNOFILE=)",
-            wanted,
-            allowed,
-        )
 
 
 def _tls_context(relay: RelaySettings) -> ssl.SSLContext | None:

@@ -298,8 +298,8 @@ async def test_allowed_paths_and_unknown_ones() -> None:
             got = await c.wait_for(lambda got, seen=seen: got[seen:].endswith(b"}}"))
             assert got[seen:].startswith(b"HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\n")
             assert got[seen:].endswith(
-                b'{"error":{"message":"This path is not served; /v1/ is, and relay.allow_paths.","type":"invalid_request_error","param":null,'
-                b'"code":"unknown_path"}}'
+                b'{"error":{"message":"This path is not served; /v1/ is, and relay.allow_paths.",'
+                b'"type":"invalid_request_error","param":null,"code":"unknown_path"}}'
             )
         assert len(up.wires) == 1
         assert proxy.counters.errors["unknown_path"] == 5
