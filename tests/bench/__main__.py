@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from tests.bench import evidence_simulation
+from tests.bench import evidence_simulation, rss_stalled_reference
+
+BENCHES = (rss_stalled_reference.main, evidence_simulation.main)
 
 if __name__ == "__main__":
-    sys.exit(evidence_simulation.main([]))
+    sys.exit(max(bench([]) for bench in BENCHES))
