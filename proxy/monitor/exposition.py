@@ -26,6 +26,7 @@ from proxy.monitor.rows import Ineligible, LedgerRow
 from proxy.monitor.state_families import state_families
 from proxy.monitor.tallies import Buckets, Counts, gauge
 from proxy.monitor.verdict_families import verdict_families
+from scorers.coverage import NO_SCORE_APPLIES, placed
 from scorers.judge import Verdict
 from scorers.records import Reason, ScoreSpec
 
@@ -39,7 +40,7 @@ SCORE_BUCKETS: Mapping[str, tuple[float, ...]] = {
     "nats": (0.0, 0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
 }
 _OTHER_BUCKETS = (0.0, 0.01, 0.1, 1.0, 10.0, 100.0)
-_REASONS = frozenset({*(reason.value for reason in (*Reason, *LossReason, *Ineligible))})
+_REASONS = frozenset({NO_SCORE_APPLIES, *(reason.value for reason in (*Reason, *LossReason, *Ineligible))})
 _LOST = sorted({*(r.value for r in Reason if r.lost), *(r.value for r in LossReason)})
 
 
@@ -116,11 +117,12 @@ class ParityMetrics(Collector):
 
     def row(self, row: LedgerRow) -> None:
         """Counts one row, once it is durable."""
-        reason = "" if row.reason is None else _closed(row.reason, _REASONS)
-        self._exchanges.add(row.kind, row.disposition, reason)
+        # As the coverage places it: a row that was planned and got no number is lost, whatever the ledger calls it.
+        disposition, reason = placed(row.observation())
+        self._exchanges.add(row.kind, disposition, _closed(reason, _REASONS) if reason else "")
         if row.stratum is not None and row.kind == "live":
             s = row.stratum
-            self._strata.add(s.length, _flag(s.tools), _flag(s.stream), _flag(s.greedy), row.disposition)
+            self._strata.add(s.length, _flag(s.tools), _flag(s.stream), _flag(s.greedy), disposition)
         for score in row.scores:
             if score.name not in self._names:
                 continue

@@ -250,6 +250,7 @@ class Monitor:
         self._standing.fold(rows)
         for row in rows:
             self._metrics.row(row)
+        self._standing.tell(self.verdict())
 
     # ---- MonitorView
 

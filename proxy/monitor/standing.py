@@ -57,6 +57,7 @@ class Standing:
         self._openings: list[tuple[int, float]] = []
         self._hold = ""
         self._broken = ""
+        self._told = ""
         self.contract: Mapping[str, Any] = {}
         self.folded = 0
         self.prompt_token_mismatches = 0
@@ -146,6 +147,13 @@ class Standing:
             prompt_token_mismatches=self.prompt_token_mismatches,
         )
         return self._evidence.verdict(context)
+
+    def tell(self, verdict: Verdict) -> None:
+        """Logs the verdict when it is another than the last one told: an incident is read in the log first."""
+        if verdict.state != self._told:
+            level = logging.WARNING if verdict.state == "fail" else logging.INFO
+            _log.log(level, "the verdict is %s (epoch %s): %s", verdict.state, verdict.epoch, verdict.reasons[0])
+            self._told = verdict.state
 
     def alarms(self) -> list[str]:
         """Sentences about what was folded that no budget would tell."""

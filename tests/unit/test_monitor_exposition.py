@@ -179,3 +179,13 @@ def test_two_monitors_in_one_process_do_not_meet() -> None:
     scored = {"kind": "live", "disposition": "scored", "reason": ""}
     assert value(scraped(ours), "parity_exchanges_total", scored) == 1
     assert value(scraped(theirs), "parity_exchanges_total", scored) == 0
+
+
+def test_a_planned_row_without_a_number_is_counted_as_lost_as_the_gate_counts_it() -> None:
+    metrics = made()
+    missing = ScoreRow("candidate", "tool_call_mismatch", None, Reason.BREAKER_OPEN)
+    metrics.row(row(1, scores=(missing,)))
+    text = scraped(metrics)
+    lost = {"kind": "live", "disposition": "lost", "reason": "breaker_open"}
+    assert value(text, "parity_exchanges_total", lost) == 1
+    assert value(text, "parity_exchanges_total", {"kind": "live", "disposition": "scored", "reason": ""}) == 0

@@ -108,7 +108,7 @@ def test_states_of_the_monitor_are_shown() -> None:
     health = {"reference": {"failures_in_a_row": 4, "last_error": "HTTP 404: no such model"}}
     text = page(readiness={"reference_answers": False}, state={"paused": True, "alarms": ["odd"], "arms": health}).text
     for said in (
-        "not ready: reference answers",
+        "the reference does not answer",
         "paused",
         "resume the mirror",
         "odd",

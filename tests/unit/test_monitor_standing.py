@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -197,3 +198,16 @@ def test_a_checkpoint_that_cannot_be_read_is_one_line() -> None:
         ledger.checkpoint(1, 5, stored)
         with pytest.raises(LedgerError, match=r"ledger\.path"):
             standing(ledger)
+
+
+def test_the_log_tells_each_change_of_the_verdict_once(caplog: pytest.LogCaptureFixture) -> None:
+    of = standing(MemoryLedger())
+    with caplog.at_level(logging.INFO, logger="proxy.monitor.standing"):
+        of.tell(of.verdict(()))
+        of.tell(of.verdict(()))
+        of.fold([scored(n) for n in range(90)])
+        of.tell(of.verdict(()))
+    told = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert [level for level, _ in told] == ["INFO", "WARNING"]
+    assert "the verdict is fail" in told[1][1]
+    assert "tool_call_mismatch" in told[1][1]

@@ -21,6 +21,15 @@ _MORE_REASONS = 8  # *choice*: what is read at a glance; /gate has them all
 _SCORES_SHOWN = 4  # *choice*
 
 
+_UNMET = {
+    "resumed": "the ledger is still being read",
+    "ledger_writable": "the ledger cannot be written",
+    "relay_connected": "no relay is connected",
+    "candidate_reachable": "the candidate does not answer",
+    "reference_answers": "the reference does not answer",
+}
+
+
 def overview(
     *,
     verdict: Verdict,
@@ -89,7 +98,7 @@ def _monitor(readiness: Mapping[str, bool], state: Mapping[str, Any]) -> Html:
     act = "resume" if paused else "pause"
     unmet = [name for name, holds in readiness.items() if not holds]
     chips: list[Part] = [tag("span", "paused", class_="chip wait") if paused else None]
-    chips += [tag("span", f"not ready: {name.replace('_', ' ')}", class_="chip bad") for name in unmet]
+    chips += [tag("span", _UNMET.get(name, f"not {name.replace('_', ' ')}"), class_="chip bad") for name in unmet]
     if not unmet:
         chips.append(tag("span", "ready", class_="chip good"))
     alarms = [str(alarm) for alarm in state.get("alarms", ())]
