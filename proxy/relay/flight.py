@@ -13,6 +13,7 @@ from typing import Protocol
 from proxy.exchange import Outcome
 from proxy.metrics import route_of
 from proxy.relay.candidate import CandidateConnection, ConnectError
+from proxy.relay.capture import Capture
 from proxy.relay.chunked import ChunkedBody
 from proxy.relay.head import CHUNKED, UNTIL_CLOSE, ReplyHead, RequestHead
 from proxy.relay.refusal import Refusal, RefusedError
@@ -40,6 +41,7 @@ class Flight:
     over = False
     upload_paused = False
     _candidate: CandidateConnection | None = None
+    _capture: Capture | None = None
     _connecting: asyncio.Task[None] | None = None
     _chunked: ChunkedBody | None = None
     _unsent_bytes = _body_bytes = _status = 0
@@ -60,7 +62,6 @@ class Flight:
         self._left = head.length
         if head.chunked:
             self._chunked = ChunkedBody()
-        self._capture = worker.tee.open(head, started_s)
         self.body_whole = not head.chunked and not head.length
         worker.counters.in_flight += 1
 
@@ -71,6 +72,8 @@ class Flight:
             self._body_deadline_s = now_s + self._settings.body_idle_timeout_s
             if self._head.expects_continue:
                 self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self._chunked is not None:
+            self._capture = self._worker.tee.open(self._head, self._started_s)
         # The body first: what came with the head also leaves with it, in one write.
         if self.body_whole:
             self._end_body(rest)
@@ -84,6 +87,21 @@ class Flight:
         else:
             self._connecting = asyncio.get_running_loop().create_task(self._connect())
             self._bound_unsent()
+        if self._chunked is None:
+            self._tee_late(rest[: self._head.length])
+
+    def _tee_late(self, body: bytes) -> None:
+        """Opens the capture once the candidate has the request: watching begins when it delays nothing.
+
+        A chunked body cannot wait for that: its pieces are only told apart as they are read.
+        """
+        capture = self._worker.tee.open(self._head, self._started_s)
+        if capture is not None:
+            if body:
+                capture.request(body)
+            if self.body_whole:
+                capture.request_done()
+            self._capture = capture
 
     async def _connect(self) -> None:
         try:
@@ -201,8 +219,6 @@ class Flight:
             ending = b"\r\nConnection: keep-alive" + ending
         self._close_after = close
         self._pending_head = reply.kept + ending
-        if self._capture is not None:
-            self._capture.reply_head(reply.status, reply.kept)
 
     def reply_body(self, data: bytes) -> None:
         if self._pending_head or len(data) >= COPY_BELOW_BYTES:
@@ -224,10 +240,11 @@ class Flight:
     def _write_all(self, data: bytes, ending: bytes) -> None:
         """One write of whatever waits: the head, this piece of the body, the end of its chunk or of all chunks."""
         framed = self._rechunk and data
-        parts = (self._pending_head, b"%x\r\n" % len(data) if framed else b"", data, ending)
-        self._counters.bytes_out += len(self._pending_head)
-        self._pending_head = b""
-        _write_together(self._owner.transport, parts)
+        head, self._pending_head = self._pending_head, b""
+        _write_together(self._owner.transport, (head, b"%x\r\n" % len(data) if framed else b"", data, ending))
+        self._counters.bytes_out += len(head)
+        if head and self._capture is not None:
+            self._capture.reply_head(self._status, head)
 
     def reply_end(self, data: bytes) -> None:
         """The reply is whole; `data` is the last of it."""
