@@ -7,7 +7,7 @@ evidence gathered before says nothing about the new one; this module notices. Pa
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import orjson
@@ -77,15 +77,6 @@ async def observe(
     )
 
 
-def differences(before: Contract, after: Contract) -> list[str]:
-    """One line per field that changed, appeared or vanished; empty when the contract still holds."""
-    return [
-        f"{field.name}: {_shown(getattr(before, field.name))} became {_shown(getattr(after, field.name))}"
-        for field in fields(Contract)
-        if getattr(before, field.name) != getattr(after, field.name)
-    ]
-
-
 async def _get(backend: Backend, path: str, timeout_s: float) -> dict[str, Any]:
     return _object(backend, path, await backend.get(path, timeout_s))
 
@@ -120,7 +111,3 @@ def _text(value: object) -> str | None:
 
 def _digest(value: object) -> str | None:
     return None if value is None else hashlib.sha256(orjson.dumps(value)).hexdigest()[:16]
-
-
-def _shown(value: object) -> str:
-    return "absent" if value is None else str(value)

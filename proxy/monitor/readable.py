@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any, Literal
 
-import orjson
-
 from proxy.monitor.rows import LedgerRow
 from scorers.decode import DecodeError, decode_reply, decode_request
 from scorers.records import Choice
@@ -58,14 +56,6 @@ def side_by_side(row: LedgerRow) -> dict[str, Any]:
         "reference": _reply(kind, bodies.reference),
         "control": None if bodies.control is None else _reply(kind, bodies.control),
     }
-
-
-def text_of(body: bytes) -> str:
-    """The body as text: JSON indented, anything else as it stands, what is not UTF-8 replaced."""
-    try:
-        return orjson.dumps(orjson.loads(body), option=orjson.OPT_INDENT_2).decode()
-    except orjson.JSONDecodeError:
-        return body.decode("utf-8", "replace")
 
 
 def _request(path: str, body: bytes) -> dict[str, Any]:

@@ -28,7 +28,6 @@ class Ineligible(StrEnum):
     CLIENT_ERROR = "client_error"  # the candidate answered 4xx: the request was wrong
     CLIENT_CLOSED = "client_closed"
     SAMPLED_NOT_REPLAYED = "sampled_not_replayed"  # temperature above 0 and the replay coin said no
-    PROMPT_TOO_LONG = "prompt_too_long"
     UNSUPPORTED = "unsupported"  # several prompts, beam search, echo, audio
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields
 
 import orjson
 import pytest
 
 from backends.base import BackendTimeout, BackendUnavailable, Reply
-from backends.contract import Contract, differences, observe
+from backends.contract import Contract, observe
 
 CARDS = {
     "data": [
@@ -109,17 +109,6 @@ async def test_transport_errors_pass_through() -> None:
         await observe(Played({**vllm(), "/tokenize": BackendTimeout("late")}), "m")
 
 
-def test_differences_name_what_changed() -> None:
-    before = Contract("0.32.0", "m", 2048, "r", "t", None)
-    assert differences(before, before) == []
-    after = replace(before, engine_version="0.33.0", template=None, system_fingerprint="x")
-    assert differences(before, after) == [
-        "engine_version: 0.32.0 became 0.33.0",
-        "template: t became absent",
-        "system_fingerprint: absent became x",
-    ]
-
-
 @pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("path", "body", "field"),
@@ -134,4 +123,4 @@ def test_differences_name_what_changed() -> None:
 async def test_each_change_is_noticed_alone(path: str, body: object, field: str) -> None:
     before = await observe(Played(vllm()), "m")
     after = await observe(Played({**vllm(), path: (200, body)}), "m")
-    assert [line.partition(":")[0] for line in differences(before, after)] == [field]
+    assert [f.name for f in fields(before) if getattr(before, f.name) != getattr(after, f.name)] == [field]
