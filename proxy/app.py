@@ -83,7 +83,7 @@ def budgets_of(settings: Settings) -> tuple[Budget, ...]:
             critical=budget.critical,
             noise_multiple=budget.noise_multiple,
             slack=budget.slack,
-            by_length=budget.by_length,
+            strata=budget.strata,
             unit=SPECS[name].unit,
         )
         for name, budget in settings.budgets.items()

@@ -7,7 +7,7 @@ Defaults are a *choice* unless a source is given beside them.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -199,7 +199,14 @@ class BudgetSettings(Section):
     noise_multiple: Annotated[float, Field(gt=0.0)] = 3.0
     allow_noise_multiple_above_3: bool = False
     slack: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.01
-    by_length: bool = False
+    strata: tuple[Literal["length", "tools"], ...] = ()  # kept apart by these; each stratum passes for itself
+
+    @field_validator("strata")
+    @classmethod
+    def _strata_are_distinct(cls, strata: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(strata)) != len(strata):
+            raise ValueError(f"{list(strata)} names one twice; give each once")
+        return strata
 
     @model_validator(mode="after")
     def _multiple_is_bounded(self) -> Self:

@@ -71,7 +71,7 @@ limit = 0.01
 
 [budgets.copy_recall_loss]
 limit = 0.05
-by_length = true                       # each prompt-length bucket passes for itself
+strata = ["length"]                    # each prompt-length bucket passes for itself; "tools" splits by tools or not
 
 [budgets.logprob_kl]
 limit = 0.05

@@ -7,13 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from itertools import product
+from typing import Any, Literal, TypeAlias
+
+from scorers.records import LENGTH_BUCKETS, Stratum
 
 DISCIPLINE_MULTIPLE = 3.0  # Source: DESIGN 2.4, a budget is at most 3 times the noise floor
 
 CAP_MULTIPLE = 10.0
 """*choice*: an unbounded score is capped at 10 limits. The capped mean then stands against 1/10, which is decided
 within some hundred pairs, and a spike of 10 limits counts as the worst that one request can do."""
+
+Split: TypeAlias = Literal["length", "tools"]
+SPLITS: tuple[Split, ...] = ("length", "tools")
+"""By what a budget's evidence may be kept apart: prompt-length bucket, tools offered or not."""
+
+UNKNOWN = "unknown"
+"""The lane of rows whose request was never read, in a budget that is kept apart."""
 
 EXCEEDANCE_LIMIT = 0.02
 """*choice*: at most 2 % of requests may lie above the cap: 4 times an expected 0.5 % (metrology 4.2 asks for 3 to 4).
@@ -25,8 +35,8 @@ class Budget:
     """One criterion: a score, its limit, and how it may decide.
 
     `limit` is the drop that the product accepts, in the score's own unit; `bounded` says that the score lies in
-    [0, 1]. `noise_multiple` and `slack` are k and eps of metrology 4.3. `by_length` keeps one lane of evidence
-    per prompt-length bucket.
+    [0, 1]. `noise_multiple` and `slack` are k and eps of metrology 4.3. `strata` keeps one lane of evidence per
+    combination of what it names, and each must pass for itself.
 
     Raises:  ValueError when a number makes no test.
     """
@@ -37,7 +47,7 @@ class Budget:
     critical: bool
     noise_multiple: float = DISCIPLINE_MULTIPLE
     slack: float = 0.01
-    by_length: bool = False
+    strata: tuple[Split, ...] = ()
     unit: str = ""
 
     def __post_init__(self) -> None:
@@ -49,6 +59,9 @@ class Budget:
             raise ValueError(f"{self.name}: noise_multiple {self.noise_multiple!r} must be above 0 and at most 1000")
         if not 0.0 < self.slack < 1.0:
             raise ValueError(f"{self.name}: slack {self.slack!r} must lie between 0 and 1")
+        if set(self.strata) - set(SPLITS) or len(set(self.strata)) != len(self.strata):
+            raise ValueError(f"{self.name}: strata {list(self.strata)!r} must be distinct ones of {list(SPLITS)}")
+        object.__setattr__(self, "strata", tuple(split for split in SPLITS if split in self.strata))  # in one order
 
     @property
     def cap(self) -> float:
@@ -67,7 +80,27 @@ class Budget:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready; `Budget(**budget.as_dict())` is the same budget."""
-        return asdict(self)
+        return {**asdict(self), "strata": list(self.strata)}
+
+    def lane_of(self, stratum: Stratum | None) -> str:
+        """The name of the lane to which a row of this stratum belongs, such as "4k-16k" or "4k-16k/tools"."""
+        if stratum is None or not self.strata:
+            return UNKNOWN if self.strata else WHOLE
+        parts = {"length": stratum.length, "tools": _TOOLS[0] if stratum.tools else _TOOLS[1]}
+        return "/".join(parts[split] for split in self.strata)
+
+    def lane_names(self) -> tuple[str, ...]:
+        """Every lane that the budget may come to have, from short prompts to long: a closed set."""
+        if not self.strata:
+            return (WHOLE,)
+        sets = {"length": tuple(name for name, _ in LENGTH_BUCKETS), "tools": _TOOLS}
+        return (*("/".join(parts) for parts in product(*(sets[split] for split in self.strata))), UNKNOWN)
+
+
+WHOLE = "all"
+"""The lane of a budget that is not kept apart."""
+
+_TOOLS = ("tools", "plain")
 
 
 @dataclass(frozen=True, slots=True)

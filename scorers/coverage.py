@@ -8,7 +8,7 @@ mismatches, keeps a recipe from passing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from scorers.records import Observation, Reason
@@ -25,21 +25,47 @@ NO_SCORE_APPLIES = "no_score_applies"
 
 _RECENT_BITS = (1 << RECENT) - 1
 
+_AT_THE_REFERENCE = frozenset(
+    {Reason.REFERENCE_ERROR, Reason.REFERENCE_TIMEOUT, Reason.REFERENCE_UNDECODABLE, Reason.BREAKER_OPEN}
+)
+_UNPAIRED = frozenset(
+    {
+        *(Reason.CANDIDATE_ERROR, Reason.CANDIDATE_UNDECODABLE, Reason.LEFT_EMPTY, Reason.NO_USAGE),
+        *(Reason.NO_LOGPROBS, Reason.TOKENS_DIFFER, Reason.SCORER_ERROR),
+    }
+)
+
 
 @dataclass(frozen=True, slots=True)
 class StratumCoverage:
-    """One stratum's part. `ratio` is scored over eligible, None where nothing was eligible."""
+    """What became of one stratum's samples: sampled = scored + ineligible + dropped + reference_error + unpaired.
 
-    sampled: int
-    eligible: int
-    scored: int
+    `dropped`: by the relay, the feed or the monitor itself, late ones too. `reference_error`: the reference failed, or
+    its breaker was open. `unpaired`: the reference's answer had nothing sound beside it.
+    """
+
+    sampled: int = 0
+    scored: int = 0
+    ineligible: int = 0
+    dropped: int = 0
+    reference_error: int = 0
+    unpaired: int = 0
+
+    @property
+    def eligible(self) -> int:
+        return self.sampled - self.ineligible
 
     @property
     def ratio(self) -> float | None:
+        """Scored over eligible, None where nothing was eligible."""
         return self.scored / self.eligible if self.eligible else None
 
     def as_dict(self) -> dict[str, Any]:
-        return {"sampled": self.sampled, "eligible": self.eligible, "scored": self.scored, "ratio": self.ratio}
+        return {**asdict(self), "eligible": self.eligible, "ratio": self.ratio}
+
+
+_FIELDS = tuple(entry.name for entry in fields(StratumCoverage))
+_LOSSES = ("dropped", "reference_error", "unpaired")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +81,7 @@ class Coverage:
     ineligible: Mapping[str, int] = field(default_factory=dict)
     lost: Mapping[str, int] = field(default_factory=dict)
     unknown: int = 0
-    recent: StratumCoverage = StratumCoverage(0, 0, 0)
+    recent: StratumCoverage = StratumCoverage()
     strata: Mapping[str, StratumCoverage] = field(default_factory=dict)
 
     @property
@@ -114,10 +140,11 @@ class Coverage:
             "eligible": self.eligible,
             "scored": self.scored,
             "ratio": self.ratio,
+            **{kind: sum(getattr(cell, kind) for cell in self.strata.values()) for kind in _LOSSES},
             "ineligible": dict(self.ineligible),
             "lost": dict(self.lost),
             "unknown": self.unknown,
-            "recent": {key: value for key, value in self.recent.as_dict().items() if key != "sampled"},
+            "recent": {key: getattr(self.recent, key) for key in ("eligible", "scored", "ratio")},
             "strata": {name: cell.as_dict() for name, cell in self.strata.items()},
         }
 
@@ -135,29 +162,30 @@ class CoverageTally:
         self._recent = 0  # one bit per eligible sample, the latest lowest: 1 for scored
         self._ineligible: dict[str, int] = {}
         self._lost: dict[str, int] = {}
-        self._cells: dict[str, list[int]] = {}  # sampled, eligible, scored
+        self._cells: dict[str, list[int]] = {}  # the fields of StratumCoverage, in their order
 
     def fold(self, observation: Observation, stratum: str) -> bool:
         """Count one live observation under its stratum's name; true when it holds a number."""
         self._sampled += 1
         cell = self._cells.get(stratum)
         if cell is None:
-            cell = self._cells[stratum] = [0, 0, 0]
+            cell = self._cells[stratum] = [0] * len(_FIELDS)
         cell[0] += 1
         disposition, reason = placed(observation)
         if disposition == "ineligible":
             self._ineligible[reason] = self._ineligible.get(reason, 0) + 1
+            cell[2] += 1
             return False
         self._eligible += 1
-        cell[1] += 1
         self._recent = self._recent << 1 & _RECENT_BITS
         if disposition == "scored":
             self._scored += 1
             self._recent |= 1
-            cell[2] += 1
+            cell[1] += 1
             return True
         if observation.disposition == "lost":
             self._unknown += 1
+        cell[_FIELDS.index(kind_of_loss(reason))] += 1
         self._lost[reason] = self._lost.get(reason, 0) + 1
         return False
 
@@ -170,7 +198,7 @@ class CoverageTally:
             ineligible=dict(sorted(self._ineligible.items())),
             lost=dict(sorted(self._lost.items())),
             unknown=self._unknown,
-            recent=StratumCoverage(window, window, self._recent.bit_count()),
+            recent=StratumCoverage(sampled=window, scored=self._recent.bit_count()),
             strata={name: StratumCoverage(*cell) for name, cell in sorted(self._cells.items())},
         )
 
@@ -200,6 +228,13 @@ class CoverageTally:
         tally._lost = dict(data["lost"])
         tally._cells = {name: list(cell) for name, cell in data["cells"].items()}
         return tally
+
+
+def kind_of_loss(reason: str) -> str:
+    """Who lost it, of the closed set of three: dropped, reference_error or unpaired."""
+    if reason in _AT_THE_REFERENCE:
+        return "reference_error"
+    return "unpaired" if reason in _UNPAIRED else "dropped"
 
 
 def placed(observation: Observation) -> tuple[str, str]:

@@ -1,6 +1,6 @@
 """The running statistics of one budget: its tests, its noise contrast, its change detector.
 
-    Lane            one stream of scores against one budget: the whole budget, or one prompt-length bucket of it
+    Lane            one stream of scores against one budget: the whole budget, or one stratum of it
     BudgetEvidence  the lanes of a budget
 
 A score that never arrived is LOST and counts against whichever decision is at stake: 1 in the promotion test, 0 in the
@@ -17,17 +17,14 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from scorers.betting import PAYOFF_CAP_MULTIPLE, Mixture, WideMixture, contrast_bets, promotion_bets, risk_bets
-from scorers.budgets import EXCEEDANCE_LIMIT, Budget
+from scorers.budgets import EXCEEDANCE_LIMIT, WHOLE, Budget
 from scorers.change import ShiryaevRoberts
-from scorers.records import LENGTH_BUCKETS, Reason
+from scorers.records import Reason
 
 LOST: Final = -1.0
 """A number that should be there and is not. Scores are never negative."""
 
 LARGEST_SCORE = 1e12  # *choice*: an unbounded score above it is a fault of its scorer, and lost
-
-WHOLE = "all"
-UNKNOWN_LENGTH = "unknown"
 
 
 class Thresholds:
@@ -194,27 +191,27 @@ _PLAIN = (
 
 
 class BudgetEvidence:
-    """The lanes of one budget: one, or one per prompt-length bucket that was seen."""
+    """The lanes of one budget: one, or one per stratum that was seen."""
 
-    __slots__ = ("_by_length", "_most", "_name", "_thresholds", "budget", "lanes")
+    __slots__ = ("_apart", "_most", "_name", "_thresholds", "budget", "lanes")
 
     def __init__(self, budget: Budget, thresholds: Thresholds) -> None:
         self.budget = budget
-        self.lanes: dict[str, Lane] = {} if budget.by_length else {WHOLE: Lane(budget, thresholds)}
+        self.lanes: dict[str, Lane] = {} if budget.strata else {WHOLE: Lane(budget, thresholds)}
         self._thresholds = thresholds
         self._name = budget.name
         self._most = 1.0 if budget.bounded else LARGEST_SCORE
-        self._by_length = budget.by_length
+        self._apart = bool(budget.strata)
 
     def fold(
         self,
         candidate: Mapping[str, float | Reason],
         noise: Mapping[str, float | Reason],
-        length: str,
+        where: str,
         position: int,
         may_promote: bool,
     ) -> None:
-        """Take in one planned row; what is absent or does not apply is no evidence."""
+        """Take in one planned row of the lane named `where`; what is absent or does not apply is no evidence."""
         score = candidate.get(self._name)
         rerun = noise.get(self._name) if noise else None
         # A number outside its range (NaN, too) is its scorer's fault: LOST.
@@ -230,9 +227,9 @@ class BudgetEvidence:
                 rerun = LOST
         if score is None and rerun is None:
             return
-        lane = self.lanes.get(length if self._by_length else WHOLE)
+        lane = self.lanes.get(where if self._apart else WHOLE)
         if lane is None:
-            lane = self.lanes[length] = Lane(self.budget, self._thresholds)
+            lane = self.lanes[where] = Lane(self.budget, self._thresholds)
         if score is not None:
             lane.fold(score, rerun, position, may_promote)
         elif rerun is not None:
@@ -240,7 +237,7 @@ class BudgetEvidence:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready; `restore` gives the same lanes."""
-        return {name: self.lanes[name].to_json() for name in ordered(self.lanes)}
+        return {name: self.lanes[name].to_json() for name in ordered(self)}
 
     def restore(self, data: Mapping[str, Any]) -> None:
         """Take the lanes that `to_json` wrote for the same budget."""
@@ -251,10 +248,9 @@ class BudgetEvidence:
 
 def lane_count(budget: Budget) -> int:
     """How many lanes a budget may come to have: what its share of the rollback alpha is divided by."""
-    return len(LENGTH_BUCKETS) + 1 if budget.by_length else 1  # one more for rows of unknown length
+    return len(budget.lane_names())
 
 
-def ordered(lanes: Mapping[str, Lane]) -> list[str]:
-    """The lanes' names from short prompts to long."""
-    order = [name for name, _ in LENGTH_BUCKETS]
-    return sorted(lanes, key=lambda name: (order.index(name) if name in order else len(order), name))
+def ordered(evidence: BudgetEvidence) -> list[str]:
+    """The names of the lanes that were seen, from short prompts to long."""
+    return [name for name in evidence.budget.lane_names() if name in evidence.lanes]

@@ -22,7 +22,7 @@ from typing import Any
 from scorers.budgets import EXCEEDANCE_LIMIT, Budget, GateRules, by_name
 from scorers.coverage import UNKNOWN_STRATUM, Coverage, CoverageTally
 from scorers.diagnose import PatternTally, diagnose
-from scorers.evidence import UNKNOWN_LENGTH, BudgetEvidence, Thresholds, lane_count
+from scorers.evidence import BudgetEvidence, Thresholds, lane_count
 from scorers.records import Observation, Reason, Stratum
 from scorers.ruling import amount, remarks, rule
 from scorers.verdict import AXES, BudgetVerdict, Diagnosis, LaneVerdict, State, Verdict, VerdictContext
@@ -42,7 +42,7 @@ __all__ = [
     "start",
 ]
 
-FORMAT = 2  # of to_json; a change of any formula or grid that evidence rests on raises it
+FORMAT = 3  # of to_json; a change of any formula or grid that evidence rests on raises it
 
 PROBE_SCORES = frozenset({"needle_recall_loss"})
 """What a planted needle may feed. It is no client's request: its tool calls and KL belong in no budget on traffic."""
@@ -72,7 +72,7 @@ class EvidenceState:
         self.noise_samples = 0  # planned rows whose re-run did
         self._coverage = CoverageTally()
         self._pattern = PatternTally()
-        self._strata: dict[Stratum, str] = {}  # names of strata, because making one costs more than counting it
+        self._places: dict[Stratum | None, _Place] = {}  # because finding one's names costs more than counting
         self._evidence = tuple(
             BudgetEvidence(
                 budget, Thresholds(self.rules.alpha_promote, self.rules.alpha_rollback, sharing[budget.critical])
@@ -95,8 +95,11 @@ class EvidenceState:
             raise ValueError(f"position {position} after {self.position}: evidence is folded in sampling order")
         self.position = position
         stratum = observation.stratum
+        place = self._places.get(stratum)
+        if place is None:
+            place = self._places[stratum] = _Place(stratum, self.budgets)
         live = observation.kind == "live"
-        numbered = self._coverage.fold(observation, self._name(stratum)) if live else False
+        numbered = self._coverage.fold(observation, place.name) if live else False
         if observation.disposition != "scored":
             return
         candidate, noise = observation.candidate, observation.noise
@@ -109,18 +112,9 @@ class EvidenceState:
             self.samples += 1
         if noise and _any_number(noise):
             self.noise_samples += 1
-        length = UNKNOWN_LENGTH if stratum is None else stratum.length
-        for evidence in self._evidence:
-            evidence.fold(candidate, noise, length, position, may_promote)
-        self._pattern.fold(candidate, noise, length)
-
-    def _name(self, stratum: Stratum | None) -> str:
-        if stratum is None:
-            return UNKNOWN_STRATUM
-        name = self._strata.get(stratum)
-        if name is None:
-            name = self._strata[stratum] = str(stratum)
-        return name
+        for evidence, lane in zip(self._evidence, place.lanes, strict=True):
+            evidence.fold(candidate, noise, lane, position, may_promote)
+        self._pattern.fold(candidate, noise, place.length)
 
     def verdict(self, context: VerdictContext | None = None) -> Verdict:
         """The verdict as the evidence stands; looking changes nothing and costs no validity."""
@@ -229,6 +223,17 @@ class EvidenceState:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"stored evidence is damaged: {error!r}") from error
         return state
+
+
+class _Place:
+    """Where rows of one stratum are counted: its name, and its lane in each budget."""
+
+    __slots__ = ("lanes", "length", "name")
+
+    def __init__(self, stratum: Stratum | None, budgets: Sequence[Budget]) -> None:
+        self.name = UNKNOWN_STRATUM if stratum is None else str(stratum)
+        self.length = UNKNOWN_STRATUM if stratum is None else stratum.length
+        self.lanes = tuple(budget.lane_of(stratum) for budget in budgets)
 
 
 def start(budgets: Sequence[Budget], rules: GateRules) -> EvidenceState:

@@ -9,22 +9,23 @@ import math
 from collections.abc import Iterable, Mapping
 
 from scorers.betting import Mixture
-from scorers.budgets import DISCIPLINE_MULTIPLE, EXCEEDANCE_LIMIT, Budget, GateRules
-from scorers.evidence import WHOLE, BudgetEvidence, Lane, ordered
+from scorers.budgets import DISCIPLINE_MULTIPLE, EXCEEDANCE_LIMIT, WHOLE, Budget, GateRules
+from scorers.discovery import e_bh
+from scorers.evidence import BudgetEvidence, Lane, lane_count, ordered
 from scorers.planning import upper_bound
 from scorers.verdict import BudgetVerdict, LaneVerdict, State
 
 REQUIRED_SHARE = 0.05
-"""*choice*: a prompt-length bucket with at least 5 % of a budget's samples must pass for the budget to pass. A smaller
-one is named as not certified. Any bucket may fail."""
+"""*choice*: a stratum with at least 5 % of a budget's samples must pass for the budget to pass. A smaller one is named
+as not certified. Any stratum may fail."""
 
 
 def rule(evidence: BudgetEvidence, rules: GateRules) -> BudgetVerdict:
     """The budget's verdict as its evidence stands."""
     budget = evidence.budget
     whole = sum(lane.samples + lane.lost for lane in evidence.lanes.values())
-    parts = {name: _rule_lane(budget, evidence.lanes[name], rules, whole) for name in ordered(evidence.lanes)}
-    lane = _pool(budget, parts, evidence.lanes) if budget.by_length else parts[WHOLE]
+    parts = {name: _rule_lane(budget, evidence.lanes[name], rules, whole) for name in ordered(evidence)}
+    lane = _pool(budget, parts, evidence.lanes) if budget.strata else parts[WHOLE]
     noise_limit = None if lane.noise is None else budget.noise_multiple * lane.noise + budget.slack
     return BudgetVerdict(
         name=budget.name,
@@ -33,8 +34,15 @@ def rule(evidence: BudgetEvidence, rules: GateRules) -> BudgetVerdict:
         unit=budget.unit,
         noise_limit=noise_limit if budget.bounded else None,
         lane=lane,
-        strata=parts if budget.by_length else {},
+        strata=parts if budget.strata else {},
+        over=_over(evidence, parts, rules) if budget.strata else (),
     )
+
+
+def _over(evidence: BudgetEvidence, parts: Mapping[str, LaneVerdict], rules: GateRules) -> tuple[str, ...]:
+    """The strata that e-BH lists as beyond the limit, among all that the budget might have."""
+    levels = {name: part.log10_e_rollback for name, part in parts.items() if part.log10_e_rollback is not None}
+    return e_bh(levels, lane_count(evidence.budget), rules.alpha_rollback)
 
 
 def remarks(budget: Budget, found: BudgetVerdict) -> Iterable[str]:

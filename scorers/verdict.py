@@ -2,7 +2,7 @@
 
 Verdict          the recipe: pass, fail or inconclusive, with reasons
 BudgetVerdict    one budget of it
-LaneVerdict      one prompt-length bucket of a budget that is kept by length
+LaneVerdict      one stratum of a budget that is kept apart by strata
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Diagnosis:
 
 @dataclass(frozen=True, slots=True)
 class LaneVerdict:
-    """The evidence of one lane: a budget as a whole, or one prompt-length bucket of it.
+    """The evidence of one lane: a budget as a whole, or one stratum of it.
 
     `samples` are numbers that arrived, `lost` those that should have. `value` and `noise` are means of what arrived;
     `bound` is the upper confidence bound at alpha_promote with every lost one counted as the worst (for an
@@ -67,7 +67,8 @@ class LaneVerdict:
 @dataclass(frozen=True, slots=True)
 class BudgetVerdict:
     """One budget. `lane` pools its lanes: sums and means over all, the weakest e-value of those that must pass, the
-    strongest of those that may fail. `strata` holds the lanes of a budget kept by length, and is empty otherwise.
+    strongest of those that may fail. `strata` holds the lanes of a budget that is kept apart, and is empty otherwise;
+    `over` lists those that lie beyond the limit, with a false discovery rate of at most alpha_rollback.
     `noise_limit` is what the noise contrast allows at the measured floor: noise_multiple x noise + slack.
     """
 
@@ -78,6 +79,7 @@ class BudgetVerdict:
     noise_limit: float | None
     lane: LaneVerdict
     strata: Mapping[str, LaneVerdict] = field(default_factory=dict)
+    over: tuple[str, ...] = ()
 
     @property
     def state(self) -> State:
@@ -118,6 +120,7 @@ class BudgetVerdict:
             "critical": self.critical,
             "unit": self.unit,
             "strata": {name: part.as_dict() for name, part in self.strata.items()},
+            "strata_over": list(self.over),
         }
 
 

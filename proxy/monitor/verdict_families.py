@@ -24,9 +24,10 @@ _BUDGET_FIGURES: tuple[tuple[str, str, Callable[[BudgetVerdict], float | None]],
     ("change_level", "The change detector after promotion; alarm at 1e5.", lambda b: b.lane.change_level),
 )
 _LANE_FIGURES: tuple[tuple[str, str, Callable[[LaneVerdict], float | None]], ...] = (
-    ("value", "Mean of the score in one prompt-length bucket.", lambda lane: lane.value),
-    ("bound", "Upper confidence bound of the mean in one prompt-length bucket.", lambda lane: lane.bound),
-    ("samples", "Pairs in one prompt-length bucket.", lambda lane: lane.samples),
+    ("value", "Mean of the score in one stratum.", lambda lane: lane.value),
+    ("bound", "Upper confidence bound of the mean in one stratum.", lambda lane: lane.bound),
+    ("noise", "The noise floor in one stratum.", lambda lane: lane.noise),
+    ("samples", "Pairs in one stratum.", lambda lane: lane.samples),
 )
 
 
@@ -53,6 +54,16 @@ def verdict_families(verdict: Verdict, recipe: str) -> Iterator[Metric]:
             ("lost",): sum(coverage.lost.values()),
         },
     )
+    yield gauge(
+        "parity_coverage_stratum_exchanges",
+        "Sampled exchanges of this epoch by stratum and what became of them.",
+        ("stratum", "disposition"),
+        {
+            (name, kind): getattr(cell, kind)
+            for name, cell in coverage.strata.items()
+            for kind in ("scored", "ineligible", "dropped", "reference_error", "unpaired")
+        },
+    )
     axis = verdict.diagnosis.axis
     yield one_of("parity_diagnosis", "The suspect axis; exactly one is 1.", "axis", AXES, axis)
     yield from _budgets(verdict)
@@ -71,5 +82,9 @@ def _budgets(verdict: Verdict) -> Iterator[Metric]:
         evidence[(name, "noise")] = budget.lane.log10_e_noise
     yield gauge("parity_budget_log10_e_value", "Evidence by gate, log10 of the e-value.", ("budget", "gate"), evidence)
     for figure, help, look in _LANE_FIGURES:
-        lanes = {(name, length): look(lane) for name, b in budgets.items() for length, lane in b.strata.items()}
-        yield gauge(f"parity_budget_length_{figure}", help, ("budget", "length"), lanes)
+        lanes = {(name, where): look(lane) for name, b in budgets.items() for where, lane in b.strata.items()}
+        yield gauge(f"parity_budget_stratum_{figure}", help, ("budget", "stratum"), lanes)
+    over = {(name, where): float(where in b.over) for name, b in budgets.items() for where in b.strata}
+    yield gauge(
+        "parity_budget_stratum_over", "1 for the strata listed as beyond the limit.", ("budget", "stratum"), over
+    )

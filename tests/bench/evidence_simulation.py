@@ -258,7 +258,7 @@ def observations(rows: int) -> Iterator[Observation]:
 
 BUDGETS = (
     Budget("tool_call_mismatch", 0.03, bounded=True, critical=True),
-    Budget("copy_recall_loss", 0.05, bounded=True, critical=True, by_length=True),
+    Budget("copy_recall_loss", 0.05, bounded=True, critical=True, strata=("length",)),
     Budget("logprob_kl", 0.05, bounded=False, critical=False, unit="nats"),
     Budget("tool_schema_failure", 0.01, bounded=True, critical=False),
 )

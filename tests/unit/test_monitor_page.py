@@ -61,7 +61,7 @@ def page(judged: Verdict | None = None, **more: Any) -> Outline:
 
 def test_the_overview_says_verdict_reasons_budgets_and_pairs() -> None:
     diagnosis = Diagnosis("kv_cache", ("recall falls with length",), "stay at FP8 KV")
-    strata = {"0-512/plain/whole/greedy": StratumCoverage(9, 8, 7)}
+    strata = {"0-512/plain/whole/greedy": StratumCoverage(sampled=9, scored=7, ineligible=1, dropped=1)}
     coverage = Coverage(sampled=9, scored=7, ineligible={"path": 1}, lost={"late": 1}, strata=strata)
     text = page(verdict("fail", reasons=("over its limit", "and more"), diagnosis=diagnosis, coverage=coverage)).text
     for said in (

@@ -41,7 +41,12 @@ def test_figures_of_a_budget() -> None:
 
 def test_coverage_and_diagnosis() -> None:
     coverage = Coverage(
-        sampled=10, scored=6, ineligible={"path": 2}, lost={"late": 2}, unknown=1, recent=StratumCoverage(4, 4, 1)
+        sampled=10,
+        scored=6,
+        ineligible={"path": 2},
+        lost={"late": 2},
+        unknown=1,
+        recent=StratumCoverage(sampled=4, scored=1),
     )
     found = samples(verdict(coverage=coverage, diagnosis=Diagnosis("kv_cache")))
     assert found["parity_coverage_ratio", ()] == 0.75

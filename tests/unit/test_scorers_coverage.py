@@ -62,6 +62,19 @@ def test_nothing_is_counted_twice_or_not_at_all(rows: list[tuple[Observation, st
     assert sum(cell.sampled for cell in coverage.strata.values()) == coverage.sampled
     assert sum(cell.eligible for cell in coverage.strata.values()) == coverage.eligible
     assert sum(cell.scored for cell in coverage.strata.values()) == coverage.scored
+    losses = [(cell.dropped, cell.reference_error, cell.unpaired) for cell in coverage.strata.values()]
+    assert sum(map(sum, losses)) == sum(coverage.lost.values())
+    for cell, lost in zip(coverage.strata.values(), losses, strict=True):
+        assert cell.sampled == cell.scored + cell.ineligible + sum(lost)
+
+
+def test_each_loss_is_told_by_who_lost_it() -> None:
+    cell = tally(
+        *[(seen("lost", "feed_full"), "x"), (seen("lost", "late"), "x"), (seen("lost", "one of a later version"), "x")],
+        *[(seen(a=Reason.REFERENCE_TIMEOUT), "x"), (seen(a=Reason.BREAKER_OPEN), "x")],
+        *[(seen(a=Reason.CANDIDATE_ERROR), "x")],
+    ).strata["x"]
+    assert (cell.dropped, cell.reference_error, cell.unpaired) == (3, 2, 1)
 
 
 @given(rows=rows)
@@ -111,7 +124,9 @@ def test_nothing_eligible_is_a_shortfall() -> None:
 def test_as_dict_is_json() -> None:
     shown = json.loads(json.dumps(tally((GOOD, "x"), (LOST, "y")).as_dict(), allow_nan=False))
     assert shown["ratio"] == 0.5
-    assert shown["strata"]["y"] == {"sampled": 1, "eligible": 1, "scored": 0, "ratio": 0.0}
+    lost = {"dropped": 1, "reference_error": 0, "unpaired": 0}
+    assert shown["strata"]["y"] == {"sampled": 1, "eligible": 1, "scored": 0, "ineligible": 0, "ratio": 0.0, **lost}
+    assert {kind: shown[kind] for kind in lost} == lost
 
 
 TIMED_OUT = seen(a=Reason.REFERENCE_TIMEOUT)

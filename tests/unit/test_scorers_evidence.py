@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scorers.betting import contrast_bets, promotion_bets, rollback_bets, unbounded_bets
-from scorers.budgets import EXCEEDANCE_LIMIT, Budget
-from scorers.evidence import LARGEST_SCORE, LOST, WHOLE, BudgetEvidence, Lane, Thresholds, lane_count, ordered
-from scorers.records import Reason
+from scorers.budgets import EXCEEDANCE_LIMIT, WHOLE, Budget
+from scorers.evidence import LARGEST_SCORE, LOST, BudgetEvidence, Lane, Thresholds, lane_count, ordered
+from scorers.records import Reason, Stratum
 
 NEVER = Thresholds(1e-300, 1e-300, 1)
 DEFAULT = Thresholds(0.05, 0.01, 1)
@@ -201,14 +202,32 @@ def test_the_contrast_sees_rows_with_both_sides_only() -> None:
     assert (lane.noise_samples, lane.noise_total) == (4, 3.0)
 
 
-def test_by_length_keeps_a_lane_per_bucket_in_order() -> None:
-    budget = Budget("recall", 0.05, bounded=True, critical=True, by_length=True)
+def test_strata_keep_a_lane_each_in_order() -> None:
+    budget = Budget("recall", 0.05, bounded=True, critical=True, strata=("length",))
     evidence = BudgetEvidence(budget, DEFAULT)
     for position, length in enumerate(("64k+", "unknown", "0-512", "4k-16k", "0-512")):
         evidence.fold({"recall": 0.0}, {}, length, position, may_promote=True)
-    assert ordered(evidence.lanes) == ["0-512", "4k-16k", "64k+", "unknown"]
-    assert [evidence.lanes[name].samples for name in ordered(evidence.lanes)] == [2, 1, 1, 1]
+    assert ordered(evidence) == ["0-512", "4k-16k", "64k+", "unknown"]
+    assert [evidence.lanes[name].samples for name in ordered(evidence)] == [2, 1, 1, 1]
     assert (lane_count(budget), lane_count(TOOLS)) == (7, 1)
+
+
+def test_lanes_are_named_by_what_a_budget_keeps_apart() -> None:
+    both = Budget("x", 0.05, bounded=True, critical=True, strata=("tools", "length"))
+    assert both.strata == ("length", "tools")  # in one order, so that a contract does not change by it
+    assert both.lane_of(Stratum("4k-16k", True, False, True)) == "4k-16k/tools"
+    assert both.lane_of(None) == "unknown"
+    tools = Budget("x", 0.05, bounded=True, critical=True, strata=("tools",))
+    assert [tools.lane_of(Stratum("64k+", offered, True, False)) for offered in (True, False)] == ["tools", "plain"]
+    assert TOOLS.lane_of(Stratum("64k+", True, True, False)) == TOOLS.lane_of(None) == WHOLE
+    assert [lane_count(budget) for budget in (both, tools)] == [13, 3]
+    assert Budget(**json.loads(json.dumps(both.as_dict()))) == both
+
+
+@pytest.mark.parametrize("strata", [("depth",), ("tools", "tools")])
+def test_strata_that_nobody_knows_or_given_twice_are_refused(strata: tuple[Any, ...]) -> None:
+    with pytest.raises(ValueError, match="strata"):
+        Budget("x", 0.05, bounded=True, critical=True, strata=strata)
 
 
 def test_rollbacks_threshold_grows_with_the_lanes_that_share_it() -> None:

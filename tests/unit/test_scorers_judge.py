@@ -16,7 +16,7 @@ from scorers.records import LENGTH_BUCKETS, Disposition, Observation, Reason, St
 TOOLS = Budget("tool_call_mismatch", 0.03, bounded=True, critical=True)
 TEXT = Budget("text_mismatch", 0.1, bounded=True, critical=False)
 KL = Budget("logprob_kl", 0.05, bounded=False, critical=False, unit="nats")
-RECALL = Budget("copy_recall_loss", 0.05, bounded=True, critical=True, by_length=True)
+RECALL = Budget("copy_recall_loss", 0.05, bounded=True, critical=True, strata=("length",))
 RULES = GateRules()
 
 Scores = Mapping[str, float | Reason]
@@ -139,7 +139,7 @@ def test_critical_budgets_share_the_alpha_of_rollback() -> None:
         assert at is not None
         return at
 
-    more = [Budget(f"b{i}", 0.1, bounded=True, critical=True, by_length=True) for i in range(20)]
+    more = [Budget(f"b{i}", 0.1, bounded=True, critical=True, strata=("length",)) for i in range(20)]
     assert crossing() == crossing(TEXT) < crossing(*more)
 
 

@@ -12,11 +12,11 @@ from scorers.verdict import BudgetVerdict
 RULES = GateRules()
 RATE = Budget("x", 0.03, bounded=True, critical=True)
 NATS = Budget("kl", 0.05, bounded=False, critical=False, unit="nats")
-BY_LENGTH = Budget("recall", 0.05, bounded=True, critical=True, by_length=True)
+BY_LENGTH = Budget("recall", 0.05, bounded=True, critical=True, strata=("length",))
 
 
-def ruled(budget: Budget, *streams: tuple[str, int, float, float | None]) -> BudgetVerdict:
-    evidence = BudgetEvidence(budget, Thresholds(0.05, 0.01, 1))
+def ruled(budget: Budget, *streams: tuple[str, int, float, float | None], sharing: int = 1) -> BudgetVerdict:
+    evidence = BudgetEvidence(budget, Thresholds(0.05, 0.01, sharing))
     position = 0
     for length, count, score, noise in streams:
         for _ in range(count):
@@ -78,6 +78,16 @@ def test_a_failed_lane_speaks_first() -> None:
     assert found.state == "fail"
     assert found.reasons[0].startswith("64k+: over its limit")
     assert found.lane.first_crossed_position == found.strata["64k+"].first_crossed_position
+
+
+def test_strata_beyond_the_limit_are_listed_also_where_none_alone_has_failed_yet() -> None:
+    lanes = ("0-512", "512-1k", "1k-4k", "4k-16k", "16k-64k", "64k+")
+    found = ruled(BY_LENGTH, *[(length, 3, 1.0, None) for length in lanes], sharing=70)
+    together = found.over
+    alone = ruled(BY_LENGTH, *[(length, 3, float(length == "64k+"), None) for length in lanes], sharing=70).over
+    assert found.state == "inconclusive"
+    assert (together, alone) == (lanes, ())
+    assert ruled(RATE, ("0-512", 20, 1.0, None)).over == ()
 
 
 def test_no_lane_is_no_data() -> None:

@@ -167,9 +167,13 @@ def _coverage(verdict: Verdict) -> Html:
     strata = [
         tag("tr", tag("td", name, data_label="Stratum"), [_cell(label, n) for label, n in cells])
         for name, cell in coverage.strata.items()
-        for cells in [(("Sampled", cell.sampled), ("Eligible", cell.eligible), ("Scored", cell.scored))]
+        for cells in [tuple((head, getattr(cell, name)) for name, head in _STRATUM_COLUMNS.items())]
     ]
-    head = tag("tr", tag("th", "Stratum", scope="col"), [tag("th", h, scope="col", class_="n") for h in _STRATUM_HEADS])
+    head = tag(
+        "tr",
+        tag("th", "Stratum", scope="col"),
+        [tag("th", h, scope="col", class_="n") for h in _STRATUM_COLUMNS.values()],
+    )
     return tag(
         "section",
         tag("h2", "Coverage"),
@@ -184,7 +188,14 @@ def _coverage(verdict: Verdict) -> Html:
     )
 
 
-_STRATUM_HEADS = ("Sampled", "Eligible", "Scored")
+_STRATUM_COLUMNS = {
+    "sampled": "Sampled",
+    "eligible": "Eligible",
+    "scored": "Scored",
+    "dropped": "Dropped",
+    "reference_error": "Reference error",
+    "unpaired": "Unpaired",
+}
 
 
 def _cell(label: str, count: int) -> Html:
