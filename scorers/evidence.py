@@ -27,6 +27,13 @@ LOST: Final = -1.0
 LARGEST_SCORE = 1e12  # *choice*: an unbounded score above it is a fault of its scorer, and lost
 
 
+PASSING = ("limit", "tail", "noise")
+"""The gates that a promotion goes through: the limit, the tail of an unbounded score, the noise contrast."""
+
+FAILING = ("rollback", "change")
+"""The tests that turn against a recipe: rollback, and after promotion the change detector."""
+
+
 class Thresholds:
     """The e-values that decide. Rollback's alpha is shared by several lanes: times their number (metrology 4.5)."""
 
@@ -100,6 +107,13 @@ class Lane:
         if self.gate_position is None or second is None:
             return None
         return max(self.gate_position, second)
+
+    def crossings(self) -> tuple[tuple[str, int | None], ...]:
+        """Each test's name (of PASSING and FAILING), and where it reached its threshold."""
+        return (
+            *zip(PASSING, (self.gate_position, self.tail_position, self.contrast_position), strict=True),
+            *zip(FAILING, (self.rollback_position, self.alarm_position), strict=True),
+        )
 
     def fold(self, score: float, noise: float | None, position: int, may_promote: bool) -> None:
         """Take in one row's score (or LOST) and its re-run's (LOST, or None where none was planned)."""
@@ -193,12 +207,12 @@ _PLAIN = (
 class BudgetEvidence:
     """The lanes of one budget: one, or one per stratum that was seen."""
 
-    __slots__ = ("_apart", "_most", "_name", "_thresholds", "budget", "lanes")
+    __slots__ = ("_apart", "_most", "_name", "budget", "lanes", "thresholds")
 
     def __init__(self, budget: Budget, thresholds: Thresholds) -> None:
         self.budget = budget
         self.lanes: dict[str, Lane] = {} if budget.strata else {WHOLE: Lane(budget, thresholds)}
-        self._thresholds = thresholds
+        self.thresholds = thresholds
         self._name = budget.name
         self._most = 1.0 if budget.bounded else LARGEST_SCORE
         self._apart = bool(budget.strata)
@@ -229,7 +243,7 @@ class BudgetEvidence:
             return
         lane = self.lanes.get(where if self._apart else WHOLE)
         if lane is None:
-            lane = self.lanes[where] = Lane(self.budget, self._thresholds)
+            lane = self.lanes[where] = Lane(self.budget, self.thresholds)
         if score is not None:
             lane.fold(score, rerun, position, may_promote)
         elif rerun is not None:
@@ -242,7 +256,7 @@ class BudgetEvidence:
     def restore(self, data: Mapping[str, Any]) -> None:
         """Take the lanes that `to_json` wrote for the same budget."""
         for name, lane in data.items():
-            self.lanes[name] = Lane(self.budget, self._thresholds)
+            self.lanes[name] = Lane(self.budget, self.thresholds)
             self.lanes[name].restore(lane)
 
 

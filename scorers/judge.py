@@ -44,6 +44,8 @@ __all__ = [
 
 FORMAT = 3  # of to_json; a change of any formula or grid that evidence rests on raises it
 
+STICKY = "a fail stays until an operator resets the evidence (POST /gate/reset) or a new epoch begins"
+
 PROBE_SCORES = frozenset({"needle_recall_loss"})
 """What a planted needle may feed. It is no client's request: its tool calls and KL belong in no budget on traffic."""
 
@@ -123,9 +125,12 @@ class EvidenceState:
         coverage = self.coverage
         over = [name for name, budget in found.items() if self._is_over(budget)]
         state, reasons = self._decide(found, coverage, about)
+        promoted = self._promoted_position(found)
         return Verdict(
             state=state,
             reasons=reasons,
+            stage="rolled_back" if state == "fail" else "proving" if promoted is None else "promoted",
+            promoted_position=promoted,
             budgets=found,
             coverage=coverage,
             samples=self.samples,
@@ -147,11 +152,18 @@ class EvidenceState:
         holds = [*about.holds, *coverage.shortfalls(self.rules.min_coverage, self._most_unseen()), *self._open(ranked)]
         if failed:
             said = [f"{budget.name}: {reason}" for budget in failed for reason in budget.reasons]
-            return "fail", (*said, *holds, *notes)
+            return "fail", (*said, STICKY, *holds, *notes)
         if holds:
             return "inconclusive", (*holds, *notes)
         certified = ", ".join(_certified(self._named[b.name], b) for b in ranked if b.state == "pass")
         return "pass", (f"every required budget is certified: {certified}", *notes)
+
+    def _promoted_position(self, found: Mapping[str, BudgetVerdict]) -> int | None:
+        """Where the last required budget was certified; None while one is not. A later fail does not undo it."""
+        reached = [_certified_at(self._named[name], budget) for name, budget in found.items()]
+        needed = [at for name, at in zip(found, reached, strict=True) if self._named[name].required]
+        known = [at for at in needed if at is not None]
+        return max(known) if known and len(known) == len(needed) else None
 
     def _open(self, ranked: Sequence[BudgetVerdict]) -> list[str]:
         """Why the budgets do not let the recipe pass; empty when they do."""
@@ -249,6 +261,13 @@ def _any_number(scores: Mapping[str, float | Reason]) -> bool:
         if not isinstance(value, Reason):
             return True
     return False
+
+
+def _certified_at(budget: Budget, found: BudgetVerdict) -> int | None:
+    """Where the last gate of the budget was passed in all strata that it needs."""
+    gates = [found.lane.crossed.get(gate) for gate in ("limit", "noise" if budget.bounded else "tail")]
+    known = [at for at in gates if at is not None]
+    return max(known) if len(known) == len(gates) else None
 
 
 def _certified(budget: Budget, found: BudgetVerdict) -> str:

@@ -6,12 +6,12 @@ Nothing is decided here that the lanes have not crossed; this room says which of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from scorers.betting import Mixture
 from scorers.budgets import DISCIPLINE_MULTIPLE, EXCEEDANCE_LIMIT, WHOLE, Budget, GateRules
 from scorers.discovery import e_bh
-from scorers.evidence import BudgetEvidence, Lane, lane_count, ordered
+from scorers.evidence import FAILING, PASSING, BudgetEvidence, Lane, lane_count, ordered
 from scorers.planning import upper_bound
 from scorers.verdict import BudgetVerdict, LaneVerdict, State
 
@@ -33,6 +33,8 @@ def rule(evidence: BudgetEvidence, rules: GateRules) -> BudgetVerdict:
         critical=budget.critical,
         unit=budget.unit,
         noise_limit=noise_limit if budget.bounded else None,
+        log10_threshold_promote=math.log10(evidence.thresholds.promote),
+        log10_threshold_rollback=math.log10(evidence.thresholds.rollback),
         lane=lane,
         strata=parts if budget.strata else {},
         over=_over(evidence, parts, rules) if budget.strata else (),
@@ -88,6 +90,7 @@ def _rule_lane(budget: Budget, lane: Lane, rules: GateRules, whole: int) -> Lane
         first_crossed_position=first,
         change_level=lane.change.level if lane.change else None,
         changed_position=lane.alarm_position,
+        crossed={test: at for test, at in lane.crossings() if at is not None},
         reasons=tuple(_sentences(budget, lane, rules, bound)),
     )
 
@@ -193,8 +196,23 @@ def _pool(budget: Budget, parts: Mapping[str, LaneVerdict], lanes: Mapping[str, 
         else None,
         change_level=max(levels, default=None),
         changed_position=min(alarms, default=None),
+        crossed=_pooled_crossings(parts, needed),
         reasons=tuple(_pooled_sentences(parts, state)),
     )
+
+
+def _pooled_crossings(parts: Mapping[str, LaneVerdict], needed: Sequence[LaneVerdict]) -> Mapping[str, int]:
+    """Where the last lane that must pass passed each gate, and where the first of all turned against the recipe."""
+    crossed: dict[str, int] = {}
+    for gate in PASSING:
+        reached = [part.crossed.get(gate) for part in needed]
+        if reached and None not in reached:
+            crossed[gate] = max(at for at in reached if at is not None)
+    for alarm in FAILING:
+        heard = [part.crossed[alarm] for part in parts.values() if alarm in part.crossed]
+        if heard:
+            crossed[alarm] = min(heard)
+    return crossed
 
 
 def _pooled_sentences(parts: Mapping[str, LaneVerdict], state: State) -> Iterable[str]:

@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeAlias
 from scorers.coverage import Coverage
 
 State: TypeAlias = Literal["pass", "fail", "inconclusive"]
+Stage: TypeAlias = Literal["proving", "promoted", "rolled_back"]
+STAGES: tuple[Stage, ...] = ("proving", "promoted", "rolled_back")
 Axis: TypeAlias = Literal["weights", "activations", "kv_cache", "template", "kernel", "undetermined"]
 AXES: tuple[Axis, ...] = ("weights", "activations", "kv_cache", "template", "kernel", "undetermined")
 
@@ -39,7 +41,8 @@ class LaneVerdict:
     unbounded score: of the score capped at 10 limits). `log10_e_*` are None where the e-value is 0 or no test runs.
     `first_crossed_position` is where the lane's own verdict was reached. `required` says that the lane's share
     of the samples is large enough to be needed for a pass. `change_level` is the change detector's, None before
-    the lane's promotion; its alarm comes at 1e5 pairs, at `changed_position`.
+    the lane's promotion; its alarm comes at 1e5 pairs, at `changed_position`. `crossed` says at which position each
+    of its tests reached its threshold: limit, tail, noise, rollback, change; a test that has not is absent.
     """
 
     state: State
@@ -57,11 +60,12 @@ class LaneVerdict:
     first_crossed_position: int | None
     change_level: float | None
     changed_position: int | None
+    crossed: Mapping[str, int]
     reasons: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
         shown = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "state"}
-        return {"verdict": self.state, **shown, "reasons": list(self.reasons)}
+        return {"verdict": self.state, **shown, "crossed": dict(self.crossed), "reasons": list(self.reasons)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,7 @@ class BudgetVerdict:
     """One budget. `lane` pools its lanes: sums and means over all, the weakest e-value of those that must pass, the
     strongest of those that may fail. `strata` holds the lanes of a budget that is kept apart, and is empty otherwise;
     `over` lists those that lie beyond the limit, with a false discovery rate of at most alpha_rollback.
+    `log10_threshold_*` is where the e-values of a lane decide: those of promotion and noise, and that of rollback.
     `noise_limit` is what the noise contrast allows at the measured floor: noise_multiple x noise + slack.
     """
 
@@ -77,6 +82,8 @@ class BudgetVerdict:
     critical: bool
     unit: str
     noise_limit: float | None
+    log10_threshold_promote: float
+    log10_threshold_rollback: float
     lane: LaneVerdict
     strata: Mapping[str, LaneVerdict] = field(default_factory=dict)
     over: tuple[str, ...] = ()
@@ -119,6 +126,8 @@ class BudgetVerdict:
             "noise_limit": self.noise_limit,
             "critical": self.critical,
             "unit": self.unit,
+            "log10_threshold_promote": self.log10_threshold_promote,
+            "log10_threshold_rollback": self.log10_threshold_rollback,
             "strata": {name: part.as_dict() for name, part in self.strata.items()},
             "strata_over": list(self.over),
         }
@@ -141,10 +150,16 @@ class VerdictContext:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer for a recipe. The first reason is the one-line one."""
+    """The answer for a recipe. The first reason is the one-line one.
+
+    `stage` says which tests are at stake: those that prove the recipe; once every required budget was certified, at
+    `promoted_position`, the change detectors; after a fail none, for it stays until an operator's reset.
+    """
 
     state: State
     reasons: tuple[str, ...]
+    stage: Stage = "proving"
+    promoted_position: int | None = None
     budgets: Mapping[str, BudgetVerdict] = field(default_factory=dict)
     coverage: Coverage = field(default_factory=Coverage)
     samples: int = 0
@@ -159,6 +174,8 @@ class Verdict:
             "verdict": self.state,
             "reason": self.reasons[0] if self.reasons else "",
             "reasons": list(self.reasons),
+            "stage": self.stage,
+            "promoted_position": self.promoted_position,
             "recipe": self.recipe,
             "epoch": self.epoch,
             "samples": self.samples,

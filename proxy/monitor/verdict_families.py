@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from prometheus_client.core import Metric
 
 from proxy.monitor.tallies import gauge, one_of
-from scorers.verdict import AXES, BudgetVerdict, LaneVerdict, Verdict
+from scorers.verdict import AXES, STAGES, BudgetVerdict, LaneVerdict, Verdict
 
 STATES = ("pass", "fail", "inconclusive")
 
@@ -34,6 +34,7 @@ _LANE_FIGURES: tuple[tuple[str, str, Callable[[LaneVerdict], float | None]], ...
 def verdict_families(verdict: Verdict, recipe: str) -> Iterator[Metric]:
     """Every `parity_verdict*`, `parity_budget*`, `parity_coverage*` and `parity_diagnosis` family."""
     yield one_of("parity_verdict", "The recipe's verdict; exactly one is 1.", "state", STATES, verdict.state)
+    yield one_of("parity_verdict_stage", "Which tests are at stake; exactly one is 1.", "stage", STAGES, verdict.stage)
     yield gauge("parity_recipe_info", "The recipe that is being judged.", ("recipe",), {(verdict.recipe or recipe,): 1})
     yield gauge("parity_verdict_samples", "Pairs behind the verdict.", (), {(): verdict.samples})
     yield gauge("parity_verdict_noise_samples", "Noise pairs behind it.", (), {(): verdict.noise_samples})
@@ -81,6 +82,11 @@ def _budgets(verdict: Verdict) -> Iterator[Metric]:
         evidence[(name, "rollback")] = budget.lane.log10_e_rollback
         evidence[(name, "noise")] = budget.lane.log10_e_noise
     yield gauge("parity_budget_log10_e_value", "Evidence by gate, log10 of the e-value.", ("budget", "gate"), evidence)
+    thresholds: dict[tuple[str, ...], float | None] = {}
+    for name, budget in budgets.items():
+        thresholds[(name, "promote")] = thresholds[(name, "noise")] = budget.log10_threshold_promote
+        thresholds[(name, "rollback")] = budget.log10_threshold_rollback
+    yield gauge("parity_budget_log10_e_threshold", "Where that e-value decides.", ("budget", "gate"), thresholds)
     for figure, help, look in _LANE_FIGURES:
         lanes = {(name, where): look(lane) for name, b in budgets.items() for where, lane in b.strata.items()}
         yield gauge(f"parity_budget_stratum_{figure}", help, ("budget", "stratum"), lanes)

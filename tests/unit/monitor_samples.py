@@ -97,6 +97,7 @@ def lane(state: State = "inconclusive", **changes: Any) -> LaneVerdict:
         "first_crossed_position": None,
         "changed_position": None,
         "change_level": None,
+        "crossed": {},
         "reasons": ("not decided yet",),
     }
     return LaneVerdict(**{**fields, **changes})
@@ -106,9 +107,11 @@ def verdict(state: State = "inconclusive", budgets: Mapping[str, BudgetVerdict] 
     if budgets is None:
         strata = {"1k-4k": lane(state), "16k-64k": lane("inconclusive", value=None, samples=0)}
         budgets = {
-            "tool_call_mismatch": BudgetVerdict("tool_call_mismatch", 0.03, True, "ratio", 0.019, lane(state), strata),
+            "tool_call_mismatch": BudgetVerdict(
+                "tool_call_mismatch", 0.03, True, "ratio", 0.019, 1.3, 2.0, lane(state), strata
+            ),
             "logprob_kl": BudgetVerdict(
-                "logprob_kl", 0.05, False, "nats", None, lane(value=None, noise=None, bound=None, samples=0)
+                "logprob_kl", 0.05, False, "nats", None, 1.3, 2.0, lane(value=None, noise=None, bound=None, samples=0)
             ),
         }
     fields: dict[str, Any] = {

@@ -113,8 +113,8 @@ def test_an_unknown_figure_has_no_series() -> None:
     assert value(text, "parity_budget_limit", budget) == 0.05
     assert value(text, "parity_budget_log10_e_value", {"budget": "tool_call_mismatch", "gate": "promote"}) == 0.8
     assert value(text, "parity_budget_log10_e_value", {"budget": "tool_call_mismatch", "gate": "rollback"}) is None
-    assert value(text, "parity_budget_length_value", {"budget": "tool_call_mismatch", "length": "1k-4k"}) == 0.004
-    assert value(text, "parity_budget_length_value", {"budget": "tool_call_mismatch", "length": "16k-64k"}) is None
+    assert value(text, "parity_budget_stratum_value", {"budget": "tool_call_mismatch", "stratum": "1k-4k"}) == 0.004
+    assert value(text, "parity_budget_stratum_value", {"budget": "tool_call_mismatch", "stratum": "16k-64k"}) is None
 
 
 def test_rows_become_scores_reasons_and_coverage() -> None:

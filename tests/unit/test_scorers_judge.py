@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scorers.judge import Budget, EvidenceState, GateRules, VerdictContext, start
+from scorers.judge import STICKY, Budget, EvidenceState, GateRules, VerdictContext, start
 from scorers.records import LENGTH_BUCKETS, Disposition, Observation, Reason, Stratum
 
 TOOLS = Budget("tool_call_mismatch", 0.03, bounded=True, critical=True)
@@ -384,7 +384,7 @@ def test_the_answer_has_the_shape_of_the_gate() -> None:
     clean(state, 300)
     shown = state.verdict(VerdictContext(recipe="r", epoch=1)).as_dict()
     assert set(shown) == {
-        *("verdict", "reason", "reasons", "recipe", "epoch", "samples", "noise_samples"),
+        *("verdict", "reason", "reasons", "stage", "promoted_position", "recipe", "epoch", "samples", "noise_samples"),
         *("budgets", "coverage", "diagnosis"),
     }
     assert shown["reason"] == shown["reasons"][0]
@@ -398,6 +398,37 @@ def test_the_answer_has_the_shape_of_the_gate() -> None:
     assert wanted - {"limit", "critical", "unit", "strata"} <= set(
         shown["budgets"]["copy_recall_loss"]["strata"]["0-512"]
     )
+
+
+def test_the_stage_goes_from_proving_to_promoted_to_rolled_back_and_back_by_a_reset() -> None:
+    state = start([TOOLS, KL], RULES)
+    assert (state.verdict().stage, state.verdict().promoted_position) == ("proving", None)
+    clean(state, 1_000)
+    good = state.verdict()
+    crossed = good.budgets["tool_call_mismatch"].lane.crossed
+    assert (good.stage, good.promoted_position) == ("promoted", max(crossed["limit"], crossed["noise"]))
+    feed(state, 100, {"tool_call_mismatch": 1.0})
+    bad = state.verdict()
+    at = bad.budgets["tool_call_mismatch"].lane.crossed["change"]
+    assert (bad.stage, bad.promoted_position) == ("rolled_back", good.promoted_position)
+    assert at > max(crossed["limit"], crossed["noise"])
+    assert STICKY in bad.reasons
+    clean(state, 5_000)
+    assert state.verdict().stage == "rolled_back"
+    state.reset(state.position)
+    assert state.verdict().stage == "proving"
+
+
+def test_where_each_test_crossed_is_where_it_first_reached_its_threshold() -> None:
+    state, seen = start([TOOLS], RULES), {}
+    for _ in range(1_000):
+        clean(state, 1)
+        budget = state.verdict().budgets["tool_call_mismatch"]
+        for test, level in (("limit", budget.lane.log10_e_promote), ("noise", budget.lane.log10_e_noise)):
+            if level is not None and level >= budget.log10_threshold_promote:
+                seen.setdefault(test, state.position)
+    assert seen == state.verdict().budgets["tool_call_mismatch"].lane.crossed
+    assert set(seen) == {"limit", "noise"}
 
 
 def test_state_does_not_grow_with_rows() -> None:

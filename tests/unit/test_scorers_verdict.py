@@ -14,6 +14,8 @@ def test_an_empty_verdict_is_inconclusive_json_with_nulls() -> None:
         "verdict": "inconclusive",
         "reason": "starting",
         "reasons": ["starting"],
+        "stage": "proving",
+        "promoted_position": None,
         "recipe": "",
         "epoch": None,
         "samples": 0,
