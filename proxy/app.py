@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, closing
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -22,25 +21,22 @@ import uvloop
 
 from backends.openai import OpenAIBackend
 from proxy import __version__
-from proxy.errors import LedgerError, ParityError
+from proxy.errors import ParityError
 from proxy.feed import UnixFeedReceiver, UnixFeedSender, max_frame_bytes
 from proxy.metrics import RelayCounters
 from proxy.monitor.control import create_control_app, serve_control
 from proxy.monitor.evaluate import mismatch_rule
 from proxy.monitor.exposition import ParityMetrics
 from proxy.monitor.ledger import SqliteLedger
-from proxy.monitor.ledger_reader import open_read_only
 from proxy.monitor.pipeline import Monitor
 from proxy.monitor.redact import redactor
-from proxy.monitor.standing import Standing
-from proxy.monitor.watch import read_gate
 from proxy.relay import serve_relay
+from proxy.report import plan
 from proxy.settings import Settings, UpstreamSettings
 from proxy.settings_file import Loaded
 from proxy.supervisor import Child, Policy, reserve_port, supervise
 from scorers.catalogue import SPECS, scorers
 from scorers.judge import Budget, EvidenceState, GateRules
-from scorers.planning import noise_pairs_to_pass, pairs_to_pass
 
 DRAIN_MARGIN_S = 5.0  # choice: what a relay may take beyond its own drain time before it is killed
 FEED_FLUSH_S = 2.0  # choice: how long a leaving relay worker waits for the monitor to take the rest
@@ -109,29 +105,13 @@ def check(loaded: Loaded) -> None:
     budgets_of(loaded.settings)
 
 
-def budget_rows(loaded: Loaded) -> list[tuple[str, ...]]:
-    """One row per budget for `parity check-config`: what it needs to pass when its mean is half its limit.
+def plan_of(loaded: Loaded, requests_per_s: float | None) -> plan.Plan:
+    """What each budget needs before it can pass, and how long that takes at `requests_per_s` or what the ledger saw.
 
-    Units: clients' requests to which the score applies: pairs, divided by the share of requests that becomes one.
-    The last entry is the noise gate's need when the reference's own floor is as high as the mean; with a floor of
-    zero only `slack` lets a mean above zero pass.
+    Raises:  LedgerError when there is a ledger at the settings' path and it cannot be read.
     """
-    settings, rules = loaded.settings, rules_of(loaded.settings)
-    sampled = settings.sampling.rate
-    rows: list[tuple[str, ...]] = []
-    for budget in budgets_of(settings):
-        half = budget.limit / 2
-        pairs = pairs_to_pass(budget, half, rules.alpha_promote)
-        noise_pairs = noise_pairs_to_pass(budget, half, half, rules.alpha_promote) if budget.bounded else None
-        noise = _requests(noise_pairs, sampled * settings.mirror.noise_rate) if budget.bounded else "none asked"
-        gate = f"{budget.noise_multiple:g} x floor + {budget.slack:g}" if budget.bounded else "none"
-        label = "critical" if budget.critical else ""
-        rows.append((budget.name, f"{budget.limit:g}", gate, label, _requests(pairs, sampled), noise))
-    return rows
-
-
-def _requests(pairs: int | None, share: float) -> str:
-    return "never" if pairs is None or share <= 0 else f"{pairs / share:,.0f}"
+    settings = loaded.settings
+    return plan.of(settings, budgets_of(settings), rules_of(settings), requests_per_s)
 
 
 def hints(loaded: Loaded) -> list[str]:
@@ -147,23 +127,6 @@ def hints(loaded: Loaded) -> list[str]:
     if settings.mirror.needle_rate == 0 and "needle_recall_loss" in settings.budgets:
         said.append("mirror.needle_rate is 0: budgets.needle_recall_loss gets no data")
     return said
-
-
-def recompute(ledger: Path) -> dict[str, Any]:
-    """The verdict that a ledger alone gives, in the shape of `/gate`: its latest epoch under that epoch's own budgets.
-
-    What holds a pass only while the monitor runs is in no ledger and not in here: a ledger that cannot be written,
-    an arm not observed since the start, an epoch that could not be opened, a row that could not be folded.
-    Raises:  LedgerError, also for an epoch from before budgets were part of the contract.
-    """
-    with closing(open_read_only(ledger)) as reader:
-        latest = reader.latest_epoch()
-        if latest is None:
-            raise LedgerError(f"{ledger}: the ledger has no epoch yet, so there is nothing to judge")
-        budgets, rules = read_gate(latest[1])
-        standing = Standing(str(latest[1].get("recipe", "")), lambda: EvidenceState(budgets, rules))
-        standing.resume(reader, *latest)
-        return standing.verdict(()).as_dict()
 
 
 def _fresh_evidence(settings: Settings) -> Callable[[], EvidenceState]:

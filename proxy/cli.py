@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -21,6 +22,10 @@ from rich.text import Text
 
 from proxy import __version__, app, demo
 from proxy.errors import ParityError, SettingsError
+from proxy.report.explain import explain
+from proxy.report.export import Format, export
+from proxy.report.recompute import recompute
+from proxy.report.view import plan_table, print_verdict
 from proxy.settings_file import Loaded, load_settings
 from proxy.supervisor import die_with_parent
 from proxy.template import TEMPLATE
@@ -104,12 +109,19 @@ def monitor(config: ConfigOption = Path("parity.toml"), port: PortOption = None,
 @cli.command("check-config")
 def check_config(
     config: Annotated[Path, typer.Argument(help="The settings file to check.")] = Path("parity.toml"),
+    traffic: Annotated[
+        float | None,
+        typer.Option(help="Clients' requests per second, for the times. Default: what the ledger saw.", min=0.001),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Print what a settings file means, or every mistake in it with its fix."""
+    """Print what a settings file means and what each budget needs to pass, or every mistake in it with its fix."""
     loaded = _load(config, "warning")
+    with _told_plainly():
+        plan = app.plan_of(loaded, traffic)
     if as_json:
-        out.print_json(loaded.settings.model_dump_json())
+        settings = loaded.settings.model_dump(mode="json")
+        out.print_json(orjson.dumps({"settings": settings, "plan": plan.as_dict()}).decode())
         return
     for name, section in loaded.settings:
         if name != "budgets":
@@ -119,7 +131,8 @@ def check_config(
             for key, value in section:
                 table.add_row(f"  {key}", _as_toml(value), "" if key in section.model_fields_set else "default")
             out.print(table)
-    out.print(_budget_table(loaded))
+    out.print(plan_table(plan))
+    out.print(Text(f"traffic: {plan.source}", style="dim"), soft_wrap=True)
     for hint in app.hints(loaded):
         out.print(Text.assemble(("note: ", "bold yellow"), hint), soft_wrap=True)
 
@@ -143,14 +156,50 @@ def init_config(
 def verdict(
     ledger: Annotated[Path, typer.Argument(help="The ledger file.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in the shape that /gate answers.")] = False,
+    long: Annotated[
+        bool, typer.Option("--explain", help="Print every figure, and where each test crossed its threshold.")
+    ] = False,
 ) -> None:
     """Recompute the verdict from a ledger alone: its latest epoch, under the budgets that the epoch was opened with."""
+    if as_json and long:
+        _usage("--json holds all that --explain prints; give one of them")
     with _told_plainly():
-        answer = app.recompute(ledger)
-    if as_json:
-        out.print_json(orjson.dumps(answer).decode())
-    else:
-        demo.print_verdict(out, answer)
+        answer = recompute(ledger)
+        if as_json:
+            out.print_json(orjson.dumps(answer).decode())
+        elif long:
+            explain(out, ledger, answer)
+        else:
+            print_verdict(out, answer)
+
+
+@cli.command("export")
+def run_export(
+    ledger: Annotated[Path, typer.Argument(help="The ledger file.")],
+    form: Annotated[Format, typer.Option("--format", help="How to write the rows.")] = Format.JSONL,
+    epoch: Annotated[int | None, typer.Option(help="One epoch's rows. Default: those of all.", min=1)] = None,
+    to: Annotated[Path | None, typer.Option("--out", "-o", help="A new file. Default: stdout.", dir_okay=False)] = None,
+) -> None:
+    """Write a ledger's rows, one per sampled exchange in sampling order, with every score or the reason for none.
+
+    Prompts and replies are never exported.
+    """
+    with _told_plainly():
+        try:
+            if to is None:
+                done = export(ledger, sys.stdout, form, epoch)
+            else:
+                with to.open("x", encoding="utf-8", newline="") as file:
+                    done = export(ledger, file, form, epoch)
+        except FileExistsError:
+            _fail(f"{to} exists; give another --out")
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `head` has seen enough: a clean end
+            raise typer.Exit(0) from None
+        except OSError as error:
+            _fail(f"{to or 'stdout'} cannot be written: {error.strerror or error}")
+    pruned = f"; {done.pruned:,} older ones had been pruned (ledger.retention_days)" if done.pruned else ""
+    err.print(f"{done.rows:,} rows{pruned}", highlight=False)
 
 
 @cli.command("demo")
@@ -182,16 +231,6 @@ def _as_toml(value: object) -> Text:
     if isinstance(value, Path):
         value = str(value)
     return Text(orjson.dumps(value).decode())
-
-
-def _budget_table(loaded: Loaded) -> Table:
-    title = "budgets, and the requests each needs to pass when its mean is half its limit"
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for column in ("score", "limit", "noise gate", "", "for limit", "for noise"):
-        table.add_column(column, no_wrap=True)
-    for row in app.budget_rows(loaded):
-        table.add_row(*row)
-    return table
 
 
 def _load(config: Path, log_level: str) -> Loaded:

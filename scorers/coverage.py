@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from scorers.records import Observation, Reason
+from scorers.records import LENGTH_BUCKETS, Observation, Reason
 
 LOPSIDED_SHARE = 0.10  # *choice*: a stratum below a tenth of the eligible samples is too small to be called lopsided
 LOPSIDED_RATIO = 0.5  # *choice*: covered less than half as well as the whole
@@ -23,6 +23,7 @@ size, this is where they would lie, and a pass must not come from their absence.
 
 NO_SCORE_APPLIES = "no_score_applies"
 
+_LENGTHS = tuple(name for name, _ in LENGTH_BUCKETS)
 _RECENT_BITS = (1 << RECENT) - 1
 
 _AT_THE_REFERENCE = frozenset(
@@ -149,6 +150,12 @@ class Coverage:
         }
 
 
+def _by_length(stratum: str) -> tuple[int, str]:
+    """Short prompts first, what is unknown last."""
+    length = stratum.split("/", 1)[0]
+    return _LENGTHS.index(length) if length in _LENGTHS else len(_LENGTHS), stratum
+
+
 class CoverageTally:
     """The running counts behind `Coverage`. Its size depends on the closed sets alone."""
 
@@ -199,7 +206,7 @@ class CoverageTally:
             lost=dict(sorted(self._lost.items())),
             unknown=self._unknown,
             recent=StratumCoverage(sampled=window, scored=self._recent.bit_count()),
-            strata={name: StratumCoverage(*cell) for name, cell in sorted(self._cells.items())},
+            strata={name: StratumCoverage(*self._cells[name]) for name in sorted(self._cells, key=_by_length)},
         )
 
     def to_json(self) -> dict[str, Any]:

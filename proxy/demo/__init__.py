@@ -2,12 +2,11 @@
 
 stage.py    engines and proxy, started and ended
 traffic.py  the clients, and the byte comparison
-view.py     what a person sees: the live table, the verdict
+view.py     what a person sees: the live table
 """
 
 from __future__ import annotations
 
 from proxy.demo.course import Plan, run
-from proxy.demo.view import print_verdict
 
-__all__ = ["Plan", "print_verdict", "run"]
+__all__ = ["Plan", "run"]

@@ -17,7 +17,8 @@ from rich.console import Console
 from backends.scripted import traffic
 from proxy.demo.stage import Stage, stage
 from proxy.demo.traffic import Clients
-from proxy.demo.view import LiveTable, print_verdict
+from proxy.demo.view import LiveTable
+from proxy.report.view import print_verdict
 
 CONCURRENCY = 8
 POLL_S = 0.25
