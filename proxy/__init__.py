@@ -15,6 +15,7 @@
     metrics.py        the relay's counters, as they cross the feed
 
     settings_file.py  reads the one TOML file: every problem at once, each with its fix
+    presets.py        the budgets that a workload stands for
     settings.py       what can be set, with bounds and units
     errors.py         the error tree
 

@@ -198,8 +198,8 @@ def run_export(
             raise typer.Exit(0) from None
         except OSError as error:
             _fail(f"{to or 'stdout'} cannot be written: {error.strerror or error}")
-    pruned = f"; {done.pruned:,} older ones had been pruned (ledger.retention_days)" if done.pruned else ""
-    err.print(f"{done.rows:,} rows{pruned}", highlight=False)
+    gone = f"; those up to position {done.pruned_through} had been pruned" if done.pruned_through >= 0 else ""
+    err.print(f"{done.rows:,} rows{gone}", highlight=False)
 
 
 @cli.command("demo")

@@ -185,6 +185,7 @@ class GateSettings(Section):
     """When the evidence may decide. Source of the defaults: metrology 4.5."""
 
     recipe: str = "candidate"
+    workload: Literal["chat", "agent", "code", "long_context"] | None = None  # its budgets: presets.py
     alpha_promote: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
     alpha_rollback: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.01
     max_pairs: Annotated[int, Field(ge=1)] = 1_000_000

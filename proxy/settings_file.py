@@ -13,6 +13,7 @@ import orjson
 from pydantic import ValidationError
 
 from proxy.errors import SettingsError
+from proxy.presets import with_preset
 from proxy.settings import LOOPBACK_HOSTS, Settings
 from scorers.records import ScoreSpec
 
@@ -62,6 +63,7 @@ def parse_settings(document: Mapping[str, Any], scores: Mapping[str, ScoreSpec])
 
     Raises:  SettingsError.
     """
+    document, misused = with_preset(document)
     try:
         # Through JSON, because strict mode then takes lists for tuples and strings for paths and nothing else.
         settings = Settings.model_validate_json(orjson.dumps(document, default=str))
@@ -69,8 +71,8 @@ def parse_settings(document: Mapping[str, Any], scores: Mapping[str, ScoreSpec])
         problems = [_problem(detail) for detail in error.errors(include_url=False)]
         named = document.get("budgets")
         unknown = _unknown_budgets(named, scores) if isinstance(named, Mapping) else []
-        raise SettingsError(problems + unknown) from None
-    problems = _budget_problems(settings, scores) + _contradictions(settings)
+        raise SettingsError(problems + unknown + misused) from None
+    problems = misused + _budget_problems(settings, scores) + _contradictions(settings)
     if problems:
         raise SettingsError(problems)
     return settings
@@ -112,7 +114,8 @@ def _problem(detail: Mapping[str, Any]) -> str:
         hint = {
             "candidate": ' add [candidate] with url = "http://..."',
             "reference": ' add [reference] with url = "http://..."',
-            "budgets": " the gate needs at least one critical budget, e.g. [budgets.tool_call_mismatch]",
+            "budgets": " the gate needs at least one critical budget, e.g. [budgets.tool_call_mismatch], "
+            'or those of a workload: [gate] with workload = "chat", "agent", "code" or "long_context"',
         }.get(key, " add it")
         return f"{key}: missing;{hint}"
     if kind == "value_error":

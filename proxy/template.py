@@ -56,12 +56,13 @@ url = "http://127.0.0.1:8002"
 
 [gate]
 # recipe = "candidate"
+# workload = "agent"                   # or chat, code, long_context: its budgets, which those below change key by key
 # alpha_promote = 0.05
 # alpha_rollback = 0.01
 # min_coverage = 0.5
 
 # Budgets: limit is the drop that the product accepts; pass also needs at most noise_multiple times the noise floor.
-# At least one must be critical: it alone can fail the recipe.
+# At least one must be critical: it alone can fail the recipe. A workload's preset is taken out by  NAME = false.
 [budgets.tool_call_mismatch]
 limit = 0.03
 critical = true

@@ -40,10 +40,10 @@ class Format(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """How many rows were written, and how many had been pruned before. Units: rows."""
+    """How many rows were written, and the last position that had been pruned before, -1 for none."""
 
     rows: int
-    pruned: int
+    pruned_through: int
 
 
 def export(ledger: Path, to: TextIO, form: Format, epoch: int | None) -> Exported:
@@ -55,7 +55,7 @@ def export(ledger: Path, to: TextIO, form: Format, epoch: int | None) -> Exporte
         epochs = _wanted(reader, ledger, epoch)
         rows = _rows(reader, epochs)
         count = _write_csv(rows, to, _columns(ledger)) if form is Format.CSV else _write_jsonl(rows, to)
-    return Exported(count, sum(one.row_count for one in epochs) - count)
+    return Exported(count, max(one.pruned_through for one in epochs))
 
 
 def _wanted(reader: LedgerReader, ledger: Path, epoch: int | None) -> Sequence[Epoch]:

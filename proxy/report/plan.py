@@ -71,7 +71,9 @@ def of(settings: Settings, budgets: Sequence[Budget], rules: GateRules, requests
         source = "as given"
     elif seen is not None and rate > 0.0:
         requests_per_s = seen.sampled_per_s / rate
-        source = f"from {path}: {seen.rows:,} sampled requests in {duration(seen.seconds)}, taken at the present rate"
+        source = (
+            f"from {path}: {seen.rows:,} sampled requests in {duration(seen.seconds)}, at the present sampling.rate"
+        )
     else:
         source = "unknown: give --traffic N (clients' requests per second), or let the proxy run for a while"
     needs = tuple(_need(settings, budget, rules, seen, requests_per_s) for budget in budgets)
@@ -83,7 +85,7 @@ def duration(seconds: float) -> str:
     for unit, size in (("days", 86_400.0), ("h", 3_600.0), ("min", 60.0)):
         if seconds >= 2 * size:
             return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.2g} s"
+    return f"{seconds:.0f} s"
 
 
 def _need(

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,9 @@ import orjson
 import pytest
 
 from backends.scripted import ScriptedServer
+from proxy.monitor.ledger import SqliteLedger
+from proxy.settings import LedgerSettings
+from tests.unit.monitor_samples import row
 
 PARITY = [sys.executable, "-m", "proxy.cli"]
 
@@ -47,7 +51,9 @@ def test_the_written_settings_pass_their_own_check(tmp_path: Path) -> None:
     checked = parity("check-config", "parity.toml", cwd=tmp_path)
     assert checked.returncode == 0, checked.stderr
     assert "tool_call_mismatch" in checked.stdout
-    assert orjson.loads(parity("check-config", "--json", cwd=tmp_path).stdout)["relay"]["port"] == 8080
+    told = orjson.loads(parity("check-config", "--json", "--traffic", "10", cwd=tmp_path).stdout)
+    assert told["settings"]["relay"]["port"] == 8080
+    assert told["plan"]["needs"][0]["seconds"] == pytest.approx(told["plan"]["needs"][0]["requests"] / 10)
 
 
 def test_an_existing_file_is_not_overwritten(tmp_path: Path) -> None:
@@ -95,10 +101,31 @@ def test_a_ledger_that_is_none_is_one_line(tmp_path: Path) -> None:
     for name, content in (("absent.sqlite", None), ("text.sqlite", b"this is text" * 100)):
         if content is not None:
             (tmp_path / name).write_bytes(content)
-        done = parity("verdict", str(tmp_path / name))
-        assert done.returncode == 1
-        assert name in done.stderr
-        assert "Traceback" not in done.stderr
+        for words in (("verdict",), ("verdict", "--explain"), ("export",)):
+            done = parity(*words, str(tmp_path / name))
+            assert done.returncode == 1
+            assert name in done.stderr
+            assert "Traceback" not in done.stderr
+
+
+def test_an_export_is_a_new_file_and_a_reader_that_has_seen_enough_ends_it_cleanly(tmp_path: Path) -> None:
+    path = tmp_path / "l.sqlite"
+    with closing(SqliteLedger(LedgerSettings(path=path), is_mismatch=lambda score: False)) as ledger:
+        ledger.open_epoch({"recipe": "x"}, "first", 1.0)
+        ledger.append([row(n) for n in range(5_000)])
+    done = parity("export", str(path), "--format", "csv", "--out", str(tmp_path / "rows.csv"))
+    assert (done.returncode, done.stderr) == (0, "5,000 rows\n")
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 5_001
+    refused = parity("export", str(path), "--out", str(tmp_path / "rows.csv"))
+    assert refused.returncode == 1
+    assert "exists; give another --out" in refused.stderr
+    command = f"{sys.executable} -m proxy.cli export {path} | head -1"
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    head = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=60, env=env, check=False
+    )
+    assert (head.returncode, head.stderr) == (0, "")
+    assert orjson.loads(head.stdout)["position"] == 0
 
 
 @pytest.mark.parametrize("words", [("--json",), ("--fault", "flood"), ("--requests", "1")])
