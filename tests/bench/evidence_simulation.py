@@ -172,7 +172,24 @@ def played(limit: float, rate: float, seed: int) -> list[int]:
 
 def spread(firsts: Firsts) -> list[int]:
     """Median, 80 % and 90 %."""
-    return [int(np.quantile(firsts, q, method="inverted_cdf")) for q in (0.5, 0.8, 0.9)]
+    return [int(np.quantile(firsts, q, method="inverted_cdf")) for q in QUANTILES]
+
+
+QUANTILES = (0.5, 0.8, 0.9)
+
+
+def beside(firsts: Firsts, published: Sequence[int]) -> dict[str, Any]:
+    """What was found, what metrology gives, and how far apart, in standard deviations of two such simulations.
+
+    The distance is that of a quantile's level: which share of our runs had crossed by the published number of pairs.
+    Crossings come on a lattice (one more mismatch costs many pairs), so a level may jump over its quantile.
+    """
+    sigmas = []
+    for level, theirs in zip(QUANTILES, published, strict=False):
+        below, upto = float((firsts < theirs).mean()), float((firsts <= theirs).mean())
+        deviation = math.sqrt(2.0 * level * (1.0 - level) / len(firsts))
+        sigmas.append(round(max(0.0, below - level, level - upto) / deviation, 1))
+    return {"found": spread(firsts)[: len(published)], "published": list(published), "sigmas": sigmas}
 
 
 def share(firsts: Firsts) -> float:
@@ -204,19 +221,17 @@ def simulate(runs: int) -> dict[str, Any]:
         firsts = promotions(limit, rate, runs, seed)
         assert played(limit, rate, seed) == firsts[:8].tolist(), "the product's code crosses elsewhere"
         exact = pairs_to_pass(Budget("x", limit, bounded=True, critical=True), rate, ALPHA)
-        found["promotion"].append(
-            {"limit": limit, "rate": rate, "found": spread(firsts), "published": published, "exact_median": exact}
-        )
+        found["promotion"].append({"limit": limit, "rate": rate, **beside(firsts, published), "exact_median": exact})
     found["rollback"] = [
-        {"limit": 0.03, "rate": rate, "found": spread(rollbacks(0.03, rate, 0.05, runs, seed)), "published": published}
+        {"limit": 0.03, "rate": rate, **beside(rollbacks(0.03, rate, 0.05, runs, seed), published)}
         for seed, (rate, published) in enumerate(ROLLBACK, start=200)
     ]
     found["contrast"] = [
-        {"rate": 0.01, "reruns": m, "found": spread(contrasts(0.01, 0.01, m, runs, 300 + m)), "published": published}
+        {"rate": 0.01, "reruns": m, **beside(contrasts(0.01, 0.01, m, runs, 300 + m), published)}
         for m, published in CONTRAST
     ]
     found["change"] = [
-        {"limit": 0.03, "rate": rate, "found": spread(alarms(0.03, rate, runs, seed)), "published": published}
+        {"limit": 0.03, "rate": rate, **beside(alarms(0.03, rate, runs, seed), [published])}
         for seed, (rate, published) in enumerate(CHANGE, start=400)
     ]
     found["at_the_budget"] = {
@@ -288,19 +303,21 @@ def folding(rows: int) -> dict[str, Any]:
 def show(found: dict[str, Any]) -> None:
     """The tables, ours beside metrology's."""
 
-    def line(what: str, ours: object, theirs: object = "") -> None:
-        print(f"{what:<46}{ours!s:<26}{theirs!s}")
+    def line(what: str, ours: object, theirs: object = "", sigmas: object = "") -> None:
+        print(f"{what:<46}{ours!s:<26}{theirs!s:<26}{sigmas!s}")
 
-    line("", "found", "metrology 4")
+    line("", "found", "metrology 4", "apart, in sigmas")
     for entry in found["promotion"]:
         what = f"promotion B {entry['limit']:.0%} true {entry['rate']:.1%} (exact {entry['exact_median']})"
-        line(what, entry["found"], entry["published"])
+        line(what, entry["found"], entry["published"], entry["sigmas"])
     for entry in found["rollback"]:
-        line(f"rollback B 3% true {entry['rate']:.1%}, alpha 5%", entry["found"], entry["published"])
+        what = f"rollback B 3% true {entry['rate']:.1%}, alpha 5%"
+        line(what, entry["found"], entry["published"], entry["sigmas"])
     for entry in found["contrast"]:
-        line(f"contrast 1% against 1%, {entry['reruns']} mismatches per N", entry["found"], entry["published"])
+        what = f"contrast 1% against 1%, {entry['reruns']} mismatches per N"
+        line(what, entry["found"], entry["published"], entry["sigmas"])
     for entry in found["change"]:
-        line(f"change to {entry['rate']:.0%}: delay", entry["found"], entry["published"])
+        line(f"change to {entry['rate']:.0%}: delay", entry["found"], entry["published"], entry["sigmas"])
     for name, entry in found["at_the_budget"].items():
         promised = f"{entry['published']:.1%}" if "published" in entry else ""
         limit = f" promised <= {entry['promised']:.0%}" if "promised" in entry else ""
