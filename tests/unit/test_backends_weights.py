@@ -55,12 +55,12 @@ CHANGES: dict[str, Callable[[Path], None]] = {
     "one byte of the template": lambda of: poke(of / "chat_template.jinja", 3),
     "one byte of a small shard": lambda of: poke(of / "model-00001.safetensors", 10),
     "the header of a large shard": lambda of: poke(of / "model-00002.safetensors", EDGE_BYTES - 1),
-    "the end of a large shard": lambda of: poke(of / "model-00002.safetensors", LARGE_BYTES - 1),
+    "the end of a large shard": lambda of: poke(of / "model-00002.safetensors", LARGE_BYTES - EDGE_BYTES),
     "a block in the middle": lambda of: poke(
         of / "model-00002.safetensors", 31 * (LARGE_BYTES - BLOCK_BYTES) // 63 + BLOCK_BYTES - 1
     ),
     "a shard's length": lambda of: os.truncate(of / "model-00002.safetensors", LARGE_BYTES + 1),
-    "a shard's name": lambda of: (of / "model-00001.safetensors").rename(of / "model-00003.safetensors") and None,
+    "a shard's name": lambda of: (of / "model-00001.safetensors").rename(of / "model-00001b.safetensors") and None,
     "a shard gone": lambda of: (of / "model-00001.safetensors").unlink(),
     "a tokenizer more": lambda of: (of / "tokenizer.json").write_text("{}") and None,
 }

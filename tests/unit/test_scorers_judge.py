@@ -409,9 +409,12 @@ def test_arms_that_read_other_prompts_never_pass_and_are_told_before_any_weight(
     elif state == "fail":
         for position in range(200):
             evidence.fold(row(position, {"tool_call_mismatch": 1.0, "logprob_kl": 0.4, "logprob_kl_max": 0.5}, {}))
-    about = VerdictContext(holds=("the ledger cannot be written",), contract={"prompt_tokens": "differ"})
-    assert evidence.verdict(replace(about, holds=())).state == state
-    said = evidence.verdict(replace(about, mismatch="the arms count different prompt tokens"))
+    about = VerdictContext(contract={"prompt_tokens": "differ"})
+    assert evidence.verdict(about).state == state
+    about = replace(about, mismatch="the arms count different prompt tokens")
+    held = evidence.verdict(replace(about, holds=("the ledger cannot be written",)))
+    said = evidence.verdict(about)
+    assert held.reasons[0] == said.reasons[0]
     assert said.state == ("fail" if state == "fail" else "inconclusive")
     assert said.reasons[0] == "the arms count different prompt tokens"
     assert said.diagnosis.axis == "template"
