@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from backends.base import Backend, BackendUnavailable, Reply
+from backends.weights import WeightFiles
 
 OBSERVE_TIMEOUT_S = 10.0  # *choice*: per call; an idle engine answers all four in milliseconds
 
@@ -32,8 +33,9 @@ _PROBE_MESSAGES = (
 class Contract:
     """One server's fingerprint. None: the server has no such endpoint or field, which is itself a fact about it.
 
-    `root` and `template` are SHA-256 prefixes: of where the weights come from, and of the token ids of a fixed
-    conversation (so of tokenizer and chat template together).
+    `root`, `template` and `weights` are SHA-256 prefixes: of where the weights come from, of the token ids of a fixed
+    conversation (so of tokenizer and chat template together), and of the weight files (weights.py) where they can be
+    read on this machine.
     """
 
     engine_version: str | None = None
@@ -41,6 +43,7 @@ class Contract:
     max_model_len: int | None = None
     root: str | None = None
     template: str | None = None
+    weights: str | None = None
     system_fingerprint: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -49,12 +52,18 @@ class Contract:
 
 
 async def observe(
-    backend: Backend, model: str | None, *, timeout_s: float = OBSERVE_TIMEOUT_S, ask_for_token: bool = True
+    backend: Backend,
+    model: str | None,
+    *,
+    weights: WeightFiles | None = None,
+    timeout_s: float = OBSERVE_TIMEOUT_S,
+    ask_for_token: bool = True,
 ) -> Contract:
     """The contract of one arm as it stands now. `model` None takes the first model that the server lists.
 
     `ask_for_token` spends one generated token, because engines tell their system_fingerprint only with a completion.
-    A model that the server does not list gives a contract whose `model` is None.
+    A model that the server does not list gives a contract whose `model` is None. `weights` looks at the arm's files;
+    what it is unsure of is left None.
     Raises:  BackendError; also BackendUnavailable when the server answers 5xx or 429: it says nothing then.
     """
     version = await _get(backend, "/version", timeout_s)
@@ -73,6 +82,7 @@ async def observe(
         max_model_len=length if isinstance(length, int) else None,
         root=_digest(card.get("root")),
         template=_digest(tokens.get("tokens")),
+        weights=await weights.look(card.get("root")) if weights is not None else None,
         system_fingerprint=_text(seen.get("system_fingerprint")),
     )
 

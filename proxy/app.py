@@ -105,6 +105,17 @@ def check(loaded: Loaded) -> None:
     budgets_of(loaded.settings)
 
 
+def missing_files(loaded: Loaded) -> list[str]:
+    """The weights that the file names and that are not here, one line each. A relay serves without them: only
+    `parity check-config` refuses them."""
+    arms = {"candidate": loaded.settings.candidate, "reference": loaded.settings.reference}
+    return [
+        f"{name}.weights: there is no {arm.weights}; give the model's directory on the monitor's machine, or remove it"
+        for name, arm in arms.items()
+        if arm.weights is not None and not arm.weights.exists()
+    ]
+
+
 def plan_of(loaded: Loaded, requests_per_s: float | None) -> plan.Plan:
     """What each budget needs before it can pass, and how long that takes at `requests_per_s` or what the ledger saw.
 

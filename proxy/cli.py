@@ -117,6 +117,11 @@ def check_config(
 ) -> None:
     """Print what a settings file means and what each budget needs to pass, or every mistake in it with its fix."""
     loaded = _load(config, "warning")
+    missing = app.missing_files(loaded)
+    for problem in missing:
+        _tell("✗", problem)
+    if missing:
+        raise typer.Exit(2)
     with _told_plainly():
         plan = app.plan_of(loaded, traffic)
     if as_json:

@@ -76,10 +76,14 @@ class RelaySettings(Section):
 
 
 class UpstreamSettings(Section):
-    """One arm. `model` is the name that shadow calls use there; the served request is never edited."""
+    """One arm. `model` is the name that shadow calls use there; the served request is never edited.
+
+    `weights` is where its files are on the monitor's machine; without it the engine's own word is looked up there.
+    """
 
     url: str
     model: str | None = None
+    weights: Path | None = None
     api_key_env: str | None = None
 
     @field_validator("url")

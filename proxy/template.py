@@ -7,11 +7,13 @@ TEMPLATE = """\
 [candidate]                            # the quantized engine; it serves the clients
 url = "http://127.0.0.1:8001"
 # model = "..."                        # the name that shadow calls use; default: as the client asked
+# weights = "/models/awq"              # its files on this machine; default: where the engine says, if they are here
 # api_key_env = "CANDIDATE_API_KEY"    # for shadow replays only; clients' own keys pass through untouched
 
 [reference]                            # the same model at BF16
 url = "http://127.0.0.1:8002"
 # model = "..."                        # set it when the reference is served under another name
+# weights = "/models/bf16"             # as above
 # api_key_env = "REFERENCE_API_KEY"
 # teacher_forcing = false              # true on a vLLM that allows prompt_logprobs
 

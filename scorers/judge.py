@@ -21,7 +21,7 @@ from typing import Any
 
 from scorers.budgets import EXCEEDANCE_LIMIT, Budget, GateRules, by_name
 from scorers.coverage import UNKNOWN_STRATUM, Coverage, CoverageTally
-from scorers.diagnose import PatternTally, diagnose
+from scorers.diagnose import FIXES, PatternTally, diagnose
 from scorers.evidence import BudgetEvidence, Thresholds, lane_count
 from scorers.records import Observation, Reason, Stratum
 from scorers.ruling import amount, remarks, rule
@@ -137,7 +137,8 @@ class EvidenceState:
             noise_samples=self.noise_samples,
             epoch=about.epoch,
             recipe=about.recipe,
-            diagnosis=diagnose(self._pattern, over, about.prompt_token_mismatches, self.samples),
+            diagnosis=self._diagnosis(over, about),
+            contract=about.contract,
         )
 
     def _decide(
@@ -150,13 +151,22 @@ class EvidenceState:
             notes.append(f"evidence begins after position {self.reset_position}: an operator reset it")
         failed = [budget for budget in ranked if budget.critical and budget.state == "fail"]
         holds = [*about.holds, *coverage.shortfalls(self.rules.min_coverage, self._most_unseen()), *self._open(ranked)]
+        first = [about.mismatch] if about.mismatch else []
         if failed:
             said = [f"{budget.name}: {reason}" for budget in failed for reason in budget.reasons]
-            return "fail", (*said, STICKY, *holds, *notes)
-        if holds:
-            return "inconclusive", (*holds, *notes)
+            return "fail", (*first, *said, STICKY, *holds, *notes)
+        if first or holds:
+            return "inconclusive", (*first, *holds, *notes)
         certified = ", ".join(_certified(self._named[b.name], b) for b in ranked if b.state == "pass")
         return "pass", (f"every required budget is certified: {certified}", *notes)
+
+    def _diagnosis(self, over: Sequence[str], about: VerdictContext) -> Diagnosis:
+        """The suspect axis; other tokens come before any weight, whatever else the pattern looks like."""
+        found = diagnose(self._pattern, over, about.prompt_token_mismatches, self.samples)
+        if not about.mismatch:
+            return found
+        more = found.evidence if found.axis == "template" else ()
+        return Diagnosis("template", (about.mismatch, *more), FIXES["template"])
 
     def _promoted_position(self, found: Mapping[str, BudgetVerdict]) -> int | None:
         """Where the last required budget was certified; None while one is not. A later fail does not undo it."""

@@ -139,13 +139,16 @@ class VerdictContext:
 
     `holds` are sentences that forbid a pass at once, whatever the evidence says: the contract no longer holds, the
     ledger cannot be written. They never undo a fail. `prompt_token_mismatches` counts pairs whose arms counted
-    different prompt tokens (another template or tokenizer).
+    different prompt tokens (another template or tokenizer). `mismatch` is the sentence when they do so as a rule: it
+    forbids a pass, and is the first reason of whatever else is said. `contract` goes into the verdict as it is.
     """
 
     recipe: str = ""
     epoch: int | None = None
     holds: tuple[str, ...] = ()
     prompt_token_mismatches: int = 0
+    mismatch: str = ""
+    contract: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +170,7 @@ class Verdict:
     epoch: int | None = None
     recipe: str = ""
     diagnosis: Diagnosis = Diagnosis()
+    contract: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, as `/gate` and `parity verdict --json` answer it."""
@@ -183,4 +187,5 @@ class Verdict:
             "budgets": {name: budget.as_dict() for name, budget in self.budgets.items()},
             "coverage": self.coverage.as_dict(),
             "diagnosis": self.diagnosis.as_dict(),
+            "contract": dict(self.contract),
         }

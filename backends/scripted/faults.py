@@ -24,6 +24,7 @@ class Fault(StrEnum):
     PHRASE = "phrase"  # another last sentence, by a hair: what a good quantization does now and then
     NEEDLE = "needle"  # what was read in a long prompt comes back wrong
     LOGPROBS = "logprobs"  # a distribution moved far
+    TEMPLATE = "template"  # a chat template with a system turn of its own, where the chat brings none
     ERROR_500 = "error_500"
     SLOW = "slow"  # ten times the latency and half a second
     STALL = "stall"  # never answers

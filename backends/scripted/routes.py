@@ -15,8 +15,10 @@ from typing import TypeAlias
 import orjson
 
 from backends.scripted.ask import check_model, error_body, read_object, rendered
-from backends.scripted.faults import FaultPlan
+from backends.scripted.faults import Fault, FaultPlan
+from backends.scripted.generate import key_of
 from backends.scripted.script import Script
+from backends.scripted.template import with_default_system
 from backends.scripted.tokens import decode
 from backends.scripted.wire import Request
 
@@ -66,7 +68,7 @@ def _models(script: Script, state: State, request: Request) -> tuple[int, bytes]
         "object": "model",
         "created": script.created_unix_s,
         "owned_by": "vllm",
-        "root": f"scripted/{script.model}",
+        "root": script.root or f"scripted/{script.model}",
         "parent": None,
         "max_model_len": script.max_model_len,
         "permission": [_PERMISSION],
@@ -85,7 +87,10 @@ def _health(script: Script, state: State, request: Request) -> tuple[int, bytes]
 def _tokenize(script: Script, state: State, request: Request) -> tuple[int, bytes]:
     body = read_object(request.body, request.header(b"content-type"))
     check_model(body, script.model)
-    ids = rendered(body).ids
+    prompt = rendered(body)
+    if "messages" in body and Fault.TEMPLATE in state.faults.strikes(key_of(prompt)):
+        prompt = with_default_system(prompt, generate=body.get("add_generation_prompt", True) is not False)
+    ids = prompt.ids
     reply = {"count": len(ids), "max_model_len": script.max_model_len, "tokens": ids, "token_strs": None}
     return 200, orjson.dumps(reply)
 

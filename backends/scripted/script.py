@@ -16,6 +16,7 @@ class Script:
     """
 
     model: str = "m"
+    root: str = ""  # where its weights are; a name of a hub when empty
     max_model_len: int = 32_768
     version: str = "0.32.0"
     fingerprint: str = "vllm-0.32.0-5c217d01"

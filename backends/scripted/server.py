@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections import Counter, deque
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -16,6 +17,7 @@ from backends.scripted.faults import Fault, FaultPlan
 from backends.scripted.generate import FAULT_SHIFT, JITTER, Run, key_of
 from backends.scripted.routes import State, answer_plain
 from backends.scripted.script import Script
+from backends.scripted.template import with_default_system
 from backends.scripted.wire import BadHttp, Connection, Request
 
 log = logging.getLogger(__name__)
@@ -142,6 +144,11 @@ class ScriptedServer:
         script = self.script
         ask = read_ask(chat, request.body, request.header(b"content-type"), script.model, script.max_model_len)
         run = self._run(ask)
+        if chat and Fault.TEMPLATE in run.faults:
+            otherwise = tuple(with_default_system(prompt) for prompt in ask.prompts)
+            if otherwise != ask.prompts:
+                self.faults.struck[Fault.TEMPLATE] += 1
+                ask = replace(ask, prompts=otherwise)
         return await Delivery(script, self.faults.struck, connection, request, ask, run).send()
 
     def _run(self, ask: Ask) -> Run:

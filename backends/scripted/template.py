@@ -17,6 +17,7 @@ from backends.scripted.tokens import IM_END, IM_START, decode, encode, fold
 _TOOLS_OPEN = "\n\n# Tools\n\n<tools>\n"
 _TOOLS_CLOSE = "\n</tools>"
 _ASSISTANT = tuple(encode("assistant\n"))
+_DEFAULT_SYSTEM = "You are a helpful assistant."
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +59,20 @@ def render(
     functions = tuple(_function_of(tool) for tool in tools)
     if functions and (not turns or turns[0].role not in ("system", "developer")):
         turns.insert(0, Turn("system", ""))
-    ids: list[int] = []
-    for index, turn in enumerate(turns):
-        written = turn.text + (_written(functions) if functions and index == 0 else "")
-        ids += [IM_START, *encode(turn.role + "\n"), *encode(written), IM_END, 10]
-    if generate:
-        ids += [IM_START, *_ASSISTANT]
-    return Prompt(tuple(ids), tuple(turns), functions)
+    return _prompt(turns, functions, generate=generate)
+
+
+def with_default_system(prompt: Prompt, *, generate: bool = True) -> Prompt:
+    """A rendered chat as another template writes it: one with a system turn of its own where the chat brings none.
+
+    Source:  Qwen2.5's template does so and Qwen3's does not. A chat that brings a system turn is read alike by both.
+    """
+    turns = list(prompt.turns)
+    if turns and turns[0].role in ("system", "developer"):
+        if turns[0].text:
+            return prompt
+        turns.pop(0)
+    return _prompt([Turn("system", _DEFAULT_SYSTEM), *turns], prompt.tools, generate=generate)
 
 
 def read(ids: Sequence[int]) -> Prompt:
@@ -101,6 +109,16 @@ def generation_start(ids: Sequence[int]) -> int | None:
 def call_text(name: str, arguments: str) -> str:
     """A tool call as the model writes it; hermes' parser reads it back."""
     return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
+
+
+def _prompt(turns: Sequence[Turn], functions: tuple[Mapping[str, Any], ...], *, generate: bool) -> Prompt:
+    ids: list[int] = []
+    for index, turn in enumerate(turns):
+        written = turn.text + (_written(functions) if functions and index == 0 else "")
+        ids += [IM_START, *encode(turn.role + "\n"), *encode(written), IM_END, 10]
+    if generate:
+        ids += [IM_START, *_ASSISTANT]
+    return Prompt(tuple(ids), tuple(turns), functions)
 
 
 def _text_of(message: Mapping[str, Any]) -> str:

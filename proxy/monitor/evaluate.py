@@ -96,7 +96,7 @@ class Evaluator:
             Evaluation(
                 scores=tuple(rows),
                 stratum=stratum_of(plan.request),
-                prompt_tokens=left.prompt_tokens if left else None,
+                prompt_tokens=_prompt_tokens(served, replay),
                 reference_prompt_tokens=right.reply.prompt_tokens if right.reply else None,
                 completion_tokens=left.completion_tokens if left else None,
             ),
@@ -234,6 +234,12 @@ def _served(plan: Plan) -> _Side | None:
         return _Side(decode_reply(plan.request.kind, plan.served.content_type, plan.served.body))
     except DecodeError as error:
         return _Side(None, Reason.CANDIDATE_UNDECODABLE, {"decode": str(error.reason)})
+
+
+def _prompt_tokens(*sides: _Side | None) -> int | None:
+    """What the arm counted, of the first reply that tells it: a served stream often carries no usage."""
+    counts = [side.reply.prompt_tokens for side in sides if side is not None and side.reply is not None]
+    return next((count for count in counts if count is not None), None)
 
 
 def _decoded(plan: Plan, answer: Answer, undecodable: Reason) -> _Side:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from proxy.errors import LedgerError
 from proxy.monitor.ledger_file import open_reader, said_plainly
 from proxy.monitor.ledger_records import COLUMNS, DISPOSITIONS, JOINS, KINDS, Shapes, inflate, parse_stratum, read_row
-from proxy.monitor.rows import RESET, LedgerRow, PairBodies
+from proxy.monitor.rows import RESET, LedgerRow, Opening, PairBodies
 from scorers.records import Observation, Stratum
 
 MAX_PAGE = 500  # *choice*: pairs in one answer
@@ -203,9 +203,9 @@ class LedgerReader:
         epochs = self.epochs()
         return (epochs[-1].number, epochs[-1].contract) if epochs else None
 
-    def epoch_openings(self) -> list[tuple[int, float]]:
-        """(number, seconds since the Unix epoch when it was opened) of all epochs, oldest first."""
-        return [(epoch.number, epoch.opened_unix_s) for epoch in self.epochs()]
+    def epoch_openings(self) -> list[Opening]:
+        """All epochs, oldest first."""
+        return [Opening(epoch.number, epoch.opened_unix_s, epoch.reason) for epoch in self.epochs()]
 
     def numbers(self, limit: int) -> list[tuple[str, int]]:
         """(worker, sequence) of the latest `limit` live rows with a worker: what a feed may send again."""
@@ -235,6 +235,18 @@ class LedgerReader:
                 (epoch, KINDS.index("live"), after),
             )
             return int(found.fetchone()[0])
+
+    def prompts_agreed(self, epoch: int, after: int, limit: int) -> list[bool]:
+        """Whether both arms counted the same prompt tokens, for the latest `limit` live rows of an epoch past position
+        `after` where both counts are known; oldest first. Pruned rows are forgotten."""
+        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+            found = connection.execute(
+                "SELECT prompt_tokens = reference_prompt_tokens FROM exchanges WHERE epoch = ? AND kind = ? AND "
+                "position > ? AND prompt_tokens IS NOT NULL AND reference_prompt_tokens IS NOT NULL "
+                "ORDER BY position DESC LIMIT ?",
+                (epoch, KINDS.index("live"), after, limit),
+            )
+            return [bool(one) for (one,) in found][::-1]
 
     def stats(self) -> LedgerStats:
         """Rows and bytes at this moment, without scanning."""

@@ -17,8 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from backends.base import Backend
+from backends.weights import WeightFiles
 from proxy.errors import LedgerError
 from proxy.exchange import RelayEvent
+from proxy.monitor.epochs import EpochKeeper
 from proxy.monitor.evaluate import Evaluator, Keeping, mismatch_rule
 from proxy.monitor.intake import Intake
 from proxy.monitor.jobs import Worker, ended
@@ -27,7 +29,7 @@ from proxy.monitor.order import SamplingOrder
 from proxy.monitor.redact import redactor
 from proxy.monitor.rows import RESET, Ledger, LedgerRow
 from proxy.monitor.standing import MonitorMetrics, Standing
-from proxy.monitor.watch import CONFIRM_AFTER_S, LOOK_INTERVAL_S, ContractWatch, changes, gate_of
+from proxy.monitor.watch import LOOK_INTERVAL_S, ContractWatch, gate_of
 from proxy.monitor.writer import LedgerWriter
 from proxy.settings import Settings
 from scorers.judge import EvidenceState, Verdict
@@ -70,7 +72,6 @@ class Monitor:
         self._metrics = metrics
         self._clock = clock
         self._wall = wall
-        self._look_interval_s = look_interval_s
         self._cpu = ThreadPoolExecutor(1, thread_name_prefix="parity-score")
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="parity-ledger")
         limits = {name: budget.limit for name, budget in settings.budgets.items()}
@@ -90,8 +91,15 @@ class Monitor:
             reference_model=settings.reference.model,
             recipe=settings.gate.recipe,
             gate=gate_of(fresh.budgets, fresh.rules),
+            weights={
+                "candidate": WeightFiles("candidate", settings.candidate.weights),
+                "reference": WeightFiles("reference", settings.reference.weights),
+            },
         )
         self._standing = Standing(settings.gate.recipe, evidence)
+        self._epochs = EpochKeeper(
+            self._watch, self._standing, ledger, self._writer.call, wall, self._set_switching, look_interval_s
+        )
         self._intake = Intake(
             settings.mirror,
             lambda on_probe: Worker(settings, self._mirror, Evaluator(scorers, keeping), self._cpu, on_probe, salt),
@@ -144,7 +152,7 @@ class Monitor:
             ]
             tasks += [
                 asyncio.create_task(self._keep_time(), name="order-clock"),
-                asyncio.create_task(self._keep_watch(), name="contract-watch"),
+                asyncio.create_task(self._epochs.keep(), name="contract-watch"),
                 asyncio.create_task(self._keep_small(), name="ledger-pruner"),
             ]
             try:
@@ -159,19 +167,13 @@ class Monitor:
             self._disk.shutdown(wait=False, cancel_futures=True)
 
     async def _resume(self, began_unix_s: float) -> None:
-        """An epoch that begins here begins with the monitor: what was sampled before met arms that nobody looked at."""
-        await self._watch.look()
-        latest = await self._writer.call(self._ledger.latest_epoch)
-        contract = self._watch.contract(latest[1] if latest else None)
-        why = "; ".join(changes(latest[1], contract)) if latest else "the first epoch of this ledger"
-        epoch = await self._writer.call(self._ledger.open_epoch, contract, why, began_unix_s)
-        await self._writer.call(self._standing.resume, self._ledger, epoch, contract)
+        await self._epochs.resume(began_unix_s)
         order = SamplingOrder(
             next_position=await self._writer.call(self._ledger.next_position),
             late_after_s=self._settings.mirror.late_after_s,
             remembered=await self._writer.call(self._ledger.numbers, REMEMBERED_NUMBERS),
         )
-        _log.info("resumed epoch %d with %d rows of evidence", epoch, self._standing.folded)
+        _log.info("resumed epoch %d with %d rows of evidence", self._standing.epoch, self._standing.folded)
         self._intake.open(order)
 
     async def _finish_work(self) -> None:
@@ -198,43 +200,6 @@ class Monitor:
             await asyncio.sleep(TICK_S)
             self._intake.tick()
 
-    async def _keep_watch(self) -> None:
-        while True:
-            await asyncio.sleep(self._look_interval_s)
-            await self._watch.look()
-            if not changes(self._standing.contract, self._watch.contract(self._standing.contract)):
-                self._stay()
-                continue
-            await asyncio.sleep(min(CONFIRM_AFTER_S, self._look_interval_s))
-            await self._watch.look()
-            contract = self._watch.contract(self._standing.contract)
-            changed = changes(self._standing.contract, contract)
-            if changed:
-                await self._begin_epoch(contract, "; ".join(changed))
-            else:
-                self._stay()
-
-    def _stay(self) -> None:
-        """The contract holds: a switch that the ledger did not take, and that is no longer needed, is called off."""
-        if self._switching:
-            _log.warning("the contract is again what it was; epoch %d goes on", self._standing.epoch)
-            self._standing.hold("")
-            self._set_switching(False)
-
-    async def _begin_epoch(self, contract: Mapping[str, Any], why: str) -> None:
-        """New evidence for what is new. Until the ledger knows the epoch, exchanges are lost: they belong to none."""
-        _log.warning("the contract changed, a new epoch begins: %s", why)
-        self._set_switching(True)
-        opened_unix_s = self._wall()
-        try:
-            number = await self._writer.call(self._ledger.open_epoch, contract, why, opened_unix_s)
-        except Exception as error:  # noqa: BLE001  whatever the ledger says, the next look tries again
-            _log.error("the new epoch could not be opened: %s", error)
-            self._standing.hold("the contract changed and the ledger could not open a new epoch")
-            return
-        self._standing.begin(number, contract, opened_unix_s)
-        self._set_switching(False)
-
     async def _keep_small(self) -> None:
         while True:
             await asyncio.sleep(PRUNE_INTERVAL_S)
@@ -250,6 +215,7 @@ class Monitor:
         self._standing.fold(rows)
         for row in rows:
             self._metrics.row(row)
+        self._epochs.rows_folded()
         self._standing.tell(self.verdict())
 
     # ---- MonitorView

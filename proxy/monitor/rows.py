@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from scorers.judge import Verdict
 from scorers.records import Arm, Disposition, Observation, Reason, Stratum
@@ -98,6 +98,14 @@ class LedgerRow:
         )
 
 
+class Opening(NamedTuple):
+    """When and why an epoch was opened. Units: seconds since the Unix epoch."""
+
+    epoch: int
+    opened_unix_s: float
+    reason: str
+
+
 class Checkpoint(Protocol):
     """Folding the rows after `position` into the evidence in `state_json` gives the whole."""
 
@@ -119,8 +127,8 @@ class Ledger(Protocol):
         """The number and contract of the latest epoch; None in an empty ledger."""
         ...
 
-    def epoch_openings(self) -> Sequence[tuple[int, float]]:
-        """(number, seconds since the Unix epoch when it was opened) of all epochs, oldest first."""
+    def epoch_openings(self) -> Sequence[Opening]:
+        """All epochs, oldest first."""
         ...
 
     def next_position(self) -> int:
@@ -153,6 +161,11 @@ class Ledger(Protocol):
 
     def prompt_token_mismatches(self, epoch: int, after: int = -1) -> int:
         """How many live rows of an epoch past position `after` have arms that counted different prompt tokens."""
+        ...
+
+    def prompts_agreed(self, epoch: int, after: int, limit: int) -> Sequence[bool]:
+        """Whether both arms counted the same prompt tokens, for the latest `limit` live rows of an epoch past position
+        `after` where both counts are known; oldest first."""
         ...
 
     def checkpoint(self, epoch: int, position: int, state_json: str) -> None:

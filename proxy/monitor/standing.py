@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, Protocol
 
+from backends.contract import Contract
 from proxy.errors import LedgerError
-from proxy.monitor.rows import Checkpoint, LedgerRow
+from proxy.monitor.prompt_tokens import RECENT_ROWS, PromptTally, agreed, word_of
+from proxy.monitor.rows import Checkpoint, LedgerRow, Opening
 from scorers.judge import EvidenceState, Verdict, VerdictContext
 from scorers.records import Observation
+
+_ARM = tuple(entry.name for entry in fields(Contract))
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +36,10 @@ class MonitorMetrics(Protocol):
     def ledger_rows_dropped(self, count: int) -> None: ...
 
 
+_PROMPTS = "prompts"  # beside the evidence in a checkpoint: what pruned rows told of the prompts
+_KEPT_NOTHING: Mapping[str, Any] = {"mismatches": 0, "recent": ""}
+
+
 class Foldable(Protocol):
     """The part of a ledger that evidence is folded from; a read-only one has it too."""
 
@@ -40,9 +49,11 @@ class Foldable(Protocol):
 
     def reset_position(self, epoch: int) -> int | None: ...
 
-    def epoch_openings(self) -> Sequence[tuple[int, float]]: ...
+    def epoch_openings(self) -> Sequence[Opening]: ...
 
     def prompt_token_mismatches(self, epoch: int, after: int = -1) -> int: ...
+
+    def prompts_agreed(self, epoch: int, after: int, limit: int) -> Sequence[bool]: ...
 
 
 class Standing:
@@ -54,11 +65,12 @@ class Standing:
         self._evidence: EvidenceState | None = None
         self._epoch: int | None = None
         self._last_position = -1
-        self._openings: list[tuple[int, float]] = []
+        self._openings: list[Opening] = []
         self._hold = ""
         self._broken = ""
         self._told = ""
         self.contract: Mapping[str, Any] = {}
+        self.prompts = PromptTally()
         self.folded = 0
         self.prompt_token_mismatches = 0
 
@@ -69,7 +81,7 @@ class Standing:
 
     def epoch_at(self, sampled_unix_s: float) -> int | None:
         """The epoch that was open at this time; None before the first."""
-        return next((epoch for epoch, opened_s in reversed(self._openings) if opened_s <= sampled_unix_s), None)
+        return next((one.epoch for one in reversed(self._openings) if one.opened_unix_s <= sampled_unix_s), None)
 
     def resume(self, ledger: Foldable, epoch: int, contract: Mapping[str, Any]) -> None:
         """Folds the epoch's rows again, from the latest reset on. Blocks: run it off the loop.
@@ -77,7 +89,7 @@ class Standing:
         Rows that were pruned are in the ledger's checkpoint, which holds for the budgets that it was made under.
         Raises:  LedgerError when the ledger cannot be read, or the pruned rows cannot be had in any other way.
         """
-        evidence, after = self._fresh(), -1
+        evidence, after, kept = self._fresh(), -1, _KEPT_NOTHING
         reset = ledger.reset_position(epoch)
         if reset is not None:
             evidence.reset(reset)
@@ -85,21 +97,24 @@ class Standing:
         try:
             last, folded = _fold_all(evidence, ledger, epoch, after)
         except LedgerError as error:
-            evidence, after = self._from_checkpoint(ledger, epoch, error)
+            evidence, after, kept = self._from_checkpoint(ledger, epoch, error)
             if evidence.reset_position != reset:  # it would bring back what the operator has put aside
                 raise
             last, folded = _fold_all(evidence, ledger, epoch, after)
             last = max(last, after)
         self._evidence, self._epoch, self.contract = evidence, epoch, contract
-        self._openings = [opening for opening in ledger.epoch_openings() if opening[0] <= epoch]
+        self._openings = [opening for opening in ledger.epoch_openings() if opening.epoch <= epoch]
         self._last_position, self.folded = last, folded
-        self.prompt_token_mismatches = ledger.prompt_token_mismatches(epoch, -1 if reset is None else reset)
+        self.prompt_token_mismatches = kept["mismatches"] + ledger.prompt_token_mismatches(epoch, after)
+        self.prompts = PromptTally.from_text(kept["recent"])
+        for agreement in ledger.prompts_agreed(epoch, after, RECENT_ROWS):
+            self.prompts.take(agreement)
 
-    def begin(self, epoch: int, contract: Mapping[str, Any], opened_unix_s: float) -> None:
+    def begin(self, opening: Opening, contract: Mapping[str, Any]) -> None:
         """An epoch without rows."""
-        self._openings.append((epoch, opened_unix_s))
-        self._evidence, self._epoch, self.contract = self._fresh(), epoch, contract
-        self._last_position, self.folded, self.prompt_token_mismatches = -1, 0, 0
+        self._openings.append(opening)
+        self._evidence, self._epoch, self.contract = self._fresh(), opening.epoch, contract
+        self._forget_rows()
         self._hold = ""
 
     def reset(self, epoch: int, position: int) -> None:
@@ -107,7 +122,7 @@ class Standing:
         if self._evidence is None or epoch != self._epoch:
             return  # a new epoch began meanwhile: its evidence is new already
         self._evidence.reset(position)
-        self._last_position, self.folded, self.prompt_token_mismatches = -1, 0, 0
+        self._forget_rows()
 
     def hold(self, sentence: str) -> None:
         """Forbids a pass until the next epoch begins, or until "" lifts it."""
@@ -126,14 +141,17 @@ class Standing:
                 continue
             self._last_position = row.position
             self.folded += 1
-            if row.kind == "live" and row.prompt_tokens is not None and row.reference_prompt_tokens is not None:
-                self.prompt_token_mismatches += row.prompt_tokens != row.reference_prompt_tokens
+            agreement = agreed(row)
+            if agreement is not None:
+                self.prompts.take(agreement)
+                self.prompt_token_mismatches += not agreement
 
     def checkpoint(self) -> tuple[int, int, str] | None:
         """(epoch, position, evidence as JSON) for the ledger; None while there is nothing to keep."""
         if self._evidence is None or self._epoch is None or self._last_position < 0 or self._broken:
             return None
-        return self._epoch, self._last_position, json.dumps(self._evidence.to_json())
+        kept = {"mismatches": self.prompt_token_mismatches, "recent": self.prompts.to_text()}
+        return self._epoch, self._last_position, json.dumps({**self._evidence.to_json(), _PROMPTS: kept})
 
     def verdict(self, holds: Sequence[str]) -> Verdict:
         """The verdict of this moment; inconclusive while the ledger is still being read."""
@@ -144,6 +162,8 @@ class Standing:
             recipe=self._recipe,
             epoch=self._epoch,
             holds=(*holds, *own),
+            mismatch=self.prompts.mismatch(self.contract),
+            contract=self._told_contract(),
             prompt_token_mismatches=self.prompt_token_mismatches,
         )
         return self._evidence.verdict(context)
@@ -161,12 +181,32 @@ class Standing:
             return []
         return [f"{self.prompt_token_mismatches} pairs whose arms counted different prompt tokens"]
 
-    def _from_checkpoint(self, ledger: Foldable, epoch: int, error: LedgerError) -> tuple[EvidenceState, int]:
+    def _told_contract(self) -> dict[str, Any]:
+        """What the verdict is about, in one shape whatever is known. What is asked of the arms is in the budgets."""
+        told: dict[str, Any] = {}
+        for side in ("candidate", "reference"):
+            arm = self.contract.get(side) or {}
+            told[side] = {name: arm.get(name) for name in _ARM}
+        told["prompt_tokens"] = word_of(self.contract)
+        opening = next((one for one in reversed(self._openings) if one.epoch == self._epoch), None)
+        told["reason"] = opening.reason if opening is not None else None
+        told["opened_unix_s"] = opening.opened_unix_s if opening is not None else None
+        return told
+
+    def _forget_rows(self) -> None:
+        """Nothing was folded yet."""
+        self._last_position, self.folded, self.prompt_token_mismatches = -1, 0, 0
+        self.prompts = PromptTally()
+
+    def _from_checkpoint(
+        self, ledger: Foldable, epoch: int, error: LedgerError
+    ) -> tuple[EvidenceState, int, Mapping[str, Any]]:
         checkpoint = ledger.checkpoint_of(epoch)
         if checkpoint is None:
             raise error
         try:
-            evidence, fresh = EvidenceState.from_json(json.loads(checkpoint.state_json)), self._fresh()
+            state = json.loads(checkpoint.state_json)
+            evidence, fresh = EvidenceState.from_json(state), self._fresh()
         except ValueError as damage:
             raise LedgerError(
                 f"the rows before position {checkpoint.position} were pruned, and their checkpoint cannot be read "
@@ -177,7 +217,7 @@ class Standing:
                 "the budgets changed, and rows that the new ones would need were pruned; start with a new ledger "
                 "(ledger.path), or restore the old [budgets] and [gate]"
             ) from error
-        return evidence, checkpoint.position
+        return evidence, checkpoint.position, state.get(_PROMPTS, _KEPT_NOTHING)
 
 
 def _is_history(row: LedgerRow, evidence: EvidenceState) -> bool:

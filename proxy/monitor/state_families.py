@@ -13,6 +13,7 @@ from prometheus_client.core import Metric
 
 from proxy.feed import ReceiverCounters
 from proxy.monitor.order import OrderCounts
+from proxy.monitor.prompt_tokens import WORDS
 from proxy.monitor.tallies import counter, gauge, one_of
 
 BREAKER_STATES = ("closed", "open", "half_open")
@@ -43,6 +44,10 @@ def state_families(state: Mapping[str, Any]) -> Iterator[Metric]:
     breaker = state.get("breaker")
     now = breaker.get("state") if isinstance(breaker, Mapping) else breaker
     yield one_of("parity_breaker", "The reference's circuit breaker.", "state", BREAKER_STATES, str(now))
+    contract = state.get("contract")
+    if contract and "prompt_tokens" in contract:
+        word = str(contract["prompt_tokens"])
+        yield one_of("parity_prompt_tokens", "Whether the arms read the same prompts.", "state", WORDS, word)
     for path, name, help in _COUNTERS:
         told = _at(state, path)
         yield counter(name, help, (), {} if told is None else {(): told})

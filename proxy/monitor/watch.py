@@ -13,7 +13,9 @@ from typing import Any
 
 from backends.base import Backend, BackendError
 from backends.contract import Contract, observe
+from backends.weights import WeightFiles
 from proxy.errors import LedgerError
+from proxy.monitor.prompt_tokens import AGREE, DIFFER, Word, templates_differ, word_of
 from scorers.judge import Budget, GateRules, start
 
 LOOK_INTERVAL_S = 30.0  # choice
@@ -34,12 +36,15 @@ class ContractWatch:
         reference_model: str | None,
         recipe: str,
         gate: Mapping[str, Any],
+        weights: Mapping[str, WeightFiles] | None = None,
     ) -> None:
-        """`gate` is what is asked of the arms: the evidence is about that too."""
+        """`gate` is what is asked of the arms: the evidence is about that too. `weights` are the arms' files, by side;
+        without them no file is looked at."""
         self._backends = {"candidate": candidate, "reference": reference}
         self._models = {"candidate": candidate_model, "reference": reference_model}
         self._recipe = recipe
         self._gate = gate
+        self._weights = weights or {}
         self._seen: dict[str, Contract] = {}
         self._errors: dict[str, str] = {}
 
@@ -57,13 +62,30 @@ class ContractWatch:
         """Observes both arms. Never raises: an arm that does not answer keeps its last contract."""
         await asyncio.gather(*(self._look_at(side) for side in self._backends))
 
-    def contract(self, standing: Mapping[str, Any] | None) -> dict[str, Any]:
-        """What holds now; for an arm that was never seen, what the standing contract says of it."""
+    def contract(self, standing: Mapping[str, Any] | None, prompts: Word | None = None) -> dict[str, Any]:
+        """What holds now; for an arm that was never seen, what the standing contract says of it.
+
+        `prompts` is what the rows say of the prompt tokens, by default what the standing contract does. It is about the
+        arms as they stand: where one changed, or another recipe is said to be there, they are taken to agree.
+        """
+        before = standing or {}
         known: dict[str, Any] = {"recipe": self._recipe, "gate": self._gate}
         for side in self._backends:
-            seen = self._seen.get(side)
-            known[side] = seen.as_dict() if seen is not None else dict((standing or {}).get(side) or {})
+            known[side] = self._arm(side, before.get(side) or {})
+        same = standing is not None and all(known[part] == before.get(part) for part in ("recipe", *self._backends))
+        known["prompt_tokens"] = (prompts or word_of(before)) if same else AGREE
+        if templates_differ(known):
+            known["prompt_tokens"] = DIFFER  # known before any row
         return known
+
+    def _arm(self, side: str, before: Mapping[str, Any]) -> dict[str, Any]:
+        seen, files = self._seen.get(side), self._weights.get(side)
+        if seen is None:
+            return dict(before)
+        arm = seen.as_dict()
+        if files is not None and files.unsure and "weights" in before:
+            arm["weights"] = before["weights"]
+        return arm
 
     def alarms(self) -> list[str]:
         """Sentences about arms that cannot be compared as they are."""
@@ -79,7 +101,7 @@ class ContractWatch:
 
     async def _look_at(self, side: str) -> None:
         try:
-            self._seen[side] = await observe(self._backends[side], self._models[side])
+            self._seen[side] = await observe(self._backends[side], self._models[side], weights=self._weights.get(side))
             self._errors.pop(side, None)
         except BackendError as error:
             if side not in self._errors:
@@ -99,6 +121,8 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     for side in ("candidate", "reference"):
         old, new = before.get(side) or {}, after.get(side) or {}
         lines += _differences(side, old, new)
+    if word_of(before) != word_of(after):
+        lines.append(f"prompt tokens: {word_of(before)} became {word_of(after)}")
     return lines + _gate_changes(before.get("gate") or {}, after.get("gate") or {})
 
 

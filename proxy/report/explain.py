@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from proxy.monitor.ledger_survey import exchanges_at
-from proxy.report.view import STYLE, number, verdict_line
+from proxy.report.view import STYLE, contract_line, number, verdict_line
 from scorers.change import RUN_LENGTH
 
 _E_VALUES = ("log10_e_promote", "log10_e_noise", "log10_e_rollback")
@@ -35,6 +35,9 @@ def explain(console: Console, ledger: Path, answer: Mapping[str, Any]) -> None:
     where = exchanges_at(ledger, positions if promoted is None else [*positions, promoted])
     console.print(verdict_line(answer), soft_wrap=True)
     console.print(Text(f"recipe {answer['recipe']}, epoch {answer['epoch']}, stage {answer['stage']}"))
+    console.print(contract_line(answer), soft_wrap=True)
+    if answer["contract"]:
+        console.print(Text(f"the epoch was opened for: {answer['contract']['reason']}"), soft_wrap=True)
     if promoted is not None:
         console.print(Text(f"every required budget was certified at {_place(promoted, where)}"))
     for reason in answer["reasons"][1:]:

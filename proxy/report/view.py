@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
@@ -26,6 +27,7 @@ def print_verdict(console: Console, answer: Mapping[str, Any]) -> None:
     hidden = len(further) - SHOWN_REASONS
     if hidden > 0:
         console.print(Text(f"  and {hidden} more: --json shows all", style="dim"))
+    console.print(contract_line(answer), soft_wrap=True)
     diagnosis = answer["diagnosis"]
     if answer["verdict"] == "fail" and diagnosis["axis"] != "undetermined":
         console.print(Text(f"suspect: {diagnosis['axis']}; try {diagnosis['fix']}"))
@@ -77,6 +79,23 @@ def verdict_line(answer: Mapping[str, Any]) -> Text:
     """The state and its first reason."""
     state = answer["verdict"]
     return Text.assemble(("verdict: ", "bold"), (state, STYLE[state]), f"   {answer['reason']}")
+
+
+def contract_line(answer: Mapping[str, Any]) -> Text:
+    """Which two engines the verdict is about, and since when; empty before the ledger was read."""
+    contract = answer["contract"]
+    if not contract:
+        return Text()
+    arms = [f"{side} {_arm(contract[side])}" for side in ("candidate", "reference")]
+    since = datetime.fromtimestamp(contract["opened_unix_s"], UTC).isoformat(" ", "seconds").removesuffix("+00:00")
+    epoch = f"epoch {answer['epoch']} since {since} UTC"
+    return Text(f"about: {', '.join(arms)}; prompt tokens {contract['prompt_tokens']}; {epoch}", style="dim")
+
+
+def _arm(arm: Mapping[str, Any]) -> str:
+    known = [arm["model"] or "of an unknown model"]
+    known += [f"{word} {arm[key]}" for word, key in (("on", "engine_version"), ("weights", "weights")) if arm[key]]
+    return " ".join(known)
 
 
 def number(value: float | None, how: str = ".3g") -> str:

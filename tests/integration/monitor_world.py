@@ -66,7 +66,7 @@ def fresh_evidence(settings: Settings) -> EvidenceState:
 class World:
     """A running monitor, its two engines, and a stand-in for the relay that records exchanges as the relay would."""
 
-    def __init__(self, settings: Settings, candidate: ScriptedServer, reference: ScriptedServer) -> None:
+    def __init__(self, settings: Settings, candidate: ScriptedServer, reference: ScriptedServer, **more: Any) -> None:
         self.settings = settings
         self.candidate = candidate
         self.reference = reference
@@ -89,6 +89,7 @@ class World:
             evidence=lambda: fresh_evidence(settings),
             metrics=self.metrics,
             salt=b"world",
+            **more,
         )
 
     async def exchanges(self, seed: int, number: int, worker: str = "w") -> list[RelayEvent]:

@@ -106,6 +106,27 @@ async def test_faults_are_planted_and_taken_away_over_http() -> None:
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("tools", [True, False])
+async def test_another_template_counts_more_where_a_chat_brings_no_system_turn(tools: bool) -> None:
+    offered = {"tools": TOOLS} if tools else {}
+    bare = {"model": "m", "messages": WEATHER[-1:], "temperature": 0, **offered}
+    brought = {**bare, "messages": [{"role": "system", "content": "Desk."}, *WEATHER[-1:]]}
+    async with ScriptedServer() as server, httpx.AsyncClient(base_url=server.url) as client:
+
+        async def counts(body: Any) -> tuple[int, int]:
+            reply = (await client.post(CHAT, json=body)).json()
+            return reply["usage"]["prompt_tokens"], (await client.post("/tokenize", json=body)).json()["count"]
+
+        before = [await counts(body) for body in (bare, brought)]
+        server.set_fault(Fault.TEMPLATE, 1.0)
+        after = [await counts(body) for body in (bare, brought)]
+        assert server.faults.struck == {"template": 1}
+    assert [served for served, _ in (*before, *after)] == [told for _, told in (*before, *after)]
+    assert after[0][0] > before[0][0]
+    assert after[1] == before[1]
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize("body", [b"", b"[]", b"5", b"{", b'{"text": null}'])
 async def test_a_bad_control_request_is_a_400(body: bytes) -> None:
     async with ScriptedServer() as server, httpx.AsyncClient(base_url=server.url) as client:

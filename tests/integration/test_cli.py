@@ -17,6 +17,8 @@ import pytest
 from backends.scripted import ScriptedServer
 from proxy.monitor.ledger import SqliteLedger
 from proxy.settings import LedgerSettings
+from proxy.settings_file import load_settings
+from scorers.catalogue import SPECS
 from tests.unit.monitor_samples import row
 
 PARITY = [sys.executable, "-m", "proxy.cli"]
@@ -87,6 +89,18 @@ def test_what_is_allowed_and_hardly_meant_is_noted(tmp_path: Path) -> None:
     done = parity("check-config", str(file))
     assert done.returncode == 0
     assert "mirror.noise_rate is 0" in done.stdout
+
+
+def test_weights_that_are_not_there_are_refused_by_the_check_alone(tmp_path: Path) -> None:
+    file = settings(tmp_path, "http://127.0.0.1:1", "http://127.0.0.1:2")
+    text = file.read_text()
+    for there in (False, True):
+        weights = tmp_path if there else tmp_path / "nowhere"
+        file.write_text(text.replace("[reference]", f'weights = "{weights}"\n[reference]'))
+        done = parity("check-config", str(file))
+        assert done.returncode == (0 if there else 2)
+        assert ("candidate.weights: there is no" in done.stderr) == (not there)
+        load_settings(file, {}, SPECS)  # a relay serves, whatever is mounted
 
 
 def test_a_redaction_path_that_is_not_understood_is_refused_before_serving(tmp_path: Path) -> None:

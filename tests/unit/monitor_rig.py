@@ -13,7 +13,8 @@ import orjson
 from backends.base import Reply
 from proxy.errors import LedgerError
 from proxy.exchange import Exchange, Outcome, Sampled
-from proxy.monitor.rows import LedgerRow
+from proxy.monitor.prompt_tokens import agreed
+from proxy.monitor.rows import LedgerRow, Opening
 from proxy.settings import BudgetSettings, LedgerSettings, MirrorSettings, ReferenceSettings, Settings, UpstreamSettings
 from scorers.records import Observation
 
@@ -143,11 +144,14 @@ class ScriptedBackend:
         self.name = name
         self.behaviour = behaviour
         self.bodies: list[dict[str, Any]] = []
+        self.tokens = b""  # what it tells of the probe; by default it has no such endpoint
         self.active = 0
         self.most_active = 0
 
     async def post(self, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> Reply:
         parsed = orjson.loads(body)
+        if path == "/tokenize" and self.tokens:
+            return Reply(200, "application/json", self.tokens, 0.0)
         if path == "/tokenize" or parsed.get("prompt") == "parity":
             return Reply(404, "application/json", b"{}", 0.0)
         self.bodies.append(parsed)
@@ -182,7 +186,7 @@ class MemoryLedger:
         self.rows: list[LedgerRow] = []
         self.events: list[tuple[str, Mapping[str, Any]]] = []
         self.epochs: list[tuple[int, Mapping[str, Any], str]] = []
-        self.openings: list[tuple[int, float]] = []
+        self.openings: list[Opening] = []
         self.checkpoints: dict[int, StoredCheckpoint] = {}
         self.broken = ""
         self.pruned_through = -1
@@ -192,13 +196,13 @@ class MemoryLedger:
         self._writable()
         if not self.epochs or dict(self.epochs[-1][1]) != dict(contract):
             self.epochs.append((len(self.epochs) + 1, dict(contract), reason))
-            self.openings.append((len(self.epochs), at_unix_s))
+            self.openings.append(Opening(len(self.epochs), at_unix_s, reason))
         return self.epochs[-1][0]
 
     def latest_epoch(self) -> tuple[int, Mapping[str, Any]] | None:
         return self.epochs[-1][:2] if self.epochs else None
 
-    def epoch_openings(self) -> list[tuple[int, float]]:
+    def epoch_openings(self) -> list[Opening]:
         return list(self.openings)
 
     def next_position(self) -> int:
@@ -236,6 +240,10 @@ class MemoryLedger:
             and row.kind == "live"
             and None not in (row.prompt_tokens, row.reference_prompt_tokens)
         )
+
+    def prompts_agreed(self, epoch: int, after: int, limit: int) -> list[bool]:
+        own = [agreed(row) for row in self.rows if row.epoch == epoch and row.position > after]
+        return [one for one in own if one is not None][-limit:]
 
     def checkpoint(self, epoch: int, position: int, state_json: str) -> None:
         self.checkpoints[epoch] = StoredCheckpoint(position, state_json)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from backends.scripted.template import Prompt, generation_start, read, render
+from backends.scripted.template import Prompt, generation_start, read, render, with_default_system
 from backends.scripted.tokens import IM_START
 from backends.scripted.traffic import TOOLS
 
@@ -24,6 +24,20 @@ def test_a_rendered_chat_reads_back(tools: bool, system: str | None) -> None:
     prompt = chat("Größe?\nこんにちは", tools=tools, system=system)
     assert read(prompt.ids) == prompt
     assert generation_start(prompt.ids) == len(prompt.ids)
+
+
+@pytest.mark.parametrize("tools", [True, False])
+@pytest.mark.parametrize("generate", [True, False])
+def test_another_template_writes_a_system_turn_where_the_chat_brings_none(tools: bool, generate: bool) -> None:
+    messages = [{"role": "user", "content": WEATHER}]
+    bare = render(messages, TOOLS if tools else [], generate=generate)
+    other = with_default_system(bare, generate=generate)
+    assert len(other.ids) > len(bare.ids)
+    assert (other.question, other.tools, other.turns[0].role) == (bare.question, bare.tools, "system")
+    assert read(other.ids) == other
+    assert (generation_start(other.ids) is None) == (not generate)
+    brought = chat(tools=tools)
+    assert with_default_system(brought) == brought
 
 
 def test_a_conversation_with_calls_reads_back() -> None:

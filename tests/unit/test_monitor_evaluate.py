@@ -76,6 +76,19 @@ def test_a_replay_feeds_the_logprobs_and_the_served_reply_the_rest() -> None:
     assert got["logprob_kl"] > 0.0
 
 
+def test_a_served_reply_that_counts_nothing_is_counted_by_its_replay() -> None:
+    """A served stream carries usage only when the client asked for it."""
+    uncounted = orjson.dumps({**orjson.loads(chat_reply("fine")), "usage": None})
+    made = planned(coins(replay=True), reply=uncounted)
+    reference, replay = answered(logged_reply("fine")), answered(chat_reply("fine", prompt_tokens=9))
+    of = evaluator().evaluate(made, Heard(Answers(reference, replay=replay)))
+    assert (of.prompt_tokens, of.reference_prompt_tokens) == (9, 7)
+    alone = evaluator().evaluate(planned(coins(), reply=uncounted), Heard(Answers(reference)))
+    assert alone.prompt_tokens is None
+    served = evaluator().evaluate(planned(coins(replay=True)), Heard(Answers(reference, replay=replay)))
+    assert served.prompt_tokens == 7
+
+
 def test_without_a_served_reply_everything_comes_from_the_replay() -> None:
     made = planned(coins(replay=True), request=chat_request(temperature=1.0), reply=chat_reply("served"))
     answers = Answers(answered(logged_reply("fine")), replay=answered(logged_reply("fine")))

@@ -15,7 +15,7 @@ from proxy.monitor.jobs import Job, Worker, ended
 from proxy.monitor.order import SamplingOrder
 from proxy.monitor.plan import Plan
 from proxy.monitor.record import lost_row
-from proxy.monitor.rows import LedgerRow
+from proxy.monitor.rows import LedgerRow, Opening
 from proxy.monitor.standing import Standing
 from scorers.judge import Budget, GateRules, start
 from scorers.records import Reason
@@ -52,7 +52,7 @@ class Rig:
         self.rows: list[LedgerRow] = []
         self.on_probe: Callable[[Job, Plan], None] = lambda parent, plan: None
         standing = Standing("awq", lambda: start((Budget("x", 0.1, bounded=True, critical=True),), GateRules()))
-        standing.begin(3, {}, 0.0)
+        standing.begin(Opening(3, 0.0, "changed"), {})
         of = settings(**mirror).mirror
 
         def make(on_probe: Callable[[Job, Plan], None]) -> Worker:

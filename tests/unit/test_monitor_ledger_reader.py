@@ -44,6 +44,10 @@ def test_prompt_tokens_that_differ_are_counted_for_live_rows(ledger: SqliteLedge
     same, other = row(0), row(1, prompt_tokens=7)
     ledger.append([same, other, row(2, prompt_tokens=7, kind="probe"), row(3, prompt_tokens=None)])
     assert ledger.prompt_token_mismatches(1) == 1
+    assert ledger.prompts_agreed(1, -1, 10) == [True, False]
+    assert ledger.prompts_agreed(1, -1, 1) == [False]
+    assert ledger.prompts_agreed(1, 1, 10) == []
+    assert [tuple(one) for one in ledger.epoch_openings()] == [(1, 1.0, "first")]
 
 
 def test_stats_are_the_sizes_on_the_disk(ledger: SqliteLedger) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.errors import LedgerError
-from proxy.monitor.rows import LedgerRow, ScoreRow
+from proxy.monitor.rows import LedgerRow, Opening, ScoreRow
 from proxy.monitor.standing import Standing
 from scorers.judge import Budget, EvidenceState, GateRules, start
 from scorers.records import Stratum
@@ -62,7 +62,7 @@ def test_holds_reach_the_verdict_until_the_next_epoch() -> None:
     of = standing(MemoryLedger())
     of.hold("the contract changed")
     assert "the contract changed" in of.verdict(()).reasons
-    of.begin(2, {}, 100.0)
+    of.begin(Opening(2, 100.0, "engine_version"), {})
     assert "the contract changed" not in of.verdict(()).reasons
     assert of.verdict(()).epoch == 2
     assert "nothing can be written" in of.verdict(("nothing can be written",)).reasons
@@ -114,6 +114,64 @@ def test_prompt_token_mismatches_are_counted_and_counted_again() -> None:
     ledger.append(rows)
     assert of.prompt_token_mismatches == standing(ledger).prompt_token_mismatches == 1
     assert "1 pairs" in of.alarms()[0]
+
+
+def test_the_verdict_says_which_contract_it_is_about_and_why_it_began() -> None:
+    arm = {"model": "m", "engine_version": "0.32.0", "template": "t", "weights": "w"}
+    contract = {"recipe": "awq", "gate": {"budgets": []}, "candidate": arm, "reference": {}, "prompt_tokens": "agree"}
+    ledger = MemoryLedger()
+    ledger.open_epoch(contract, "the first epoch of this ledger", 7.5)
+    of = Standing("awq", evidence)
+    assert of.verdict(()).contract == {}
+    of.resume(ledger, 1, contract)
+    told = of.verdict(()).as_dict()["contract"]
+    assert told["candidate"] == {**arm, "max_model_len": None, "root": None, "system_fingerprint": None}
+    assert set(told["reference"].values()) == {None}
+    assert (told["prompt_tokens"], told["reason"]) == ("agree", "the first epoch of this ledger")
+    assert told["opened_unix_s"] == 7.5
+    assert "gate" not in told
+    of.begin(Opening(2, 9.0, "candidate model: m became n"), {**contract, "prompt_tokens": "differ"})
+    told = of.verdict(()).contract
+    assert (told["prompt_tokens"], told["reason"], told["opened_unix_s"]) == (
+        "differ",
+        "candidate model: m became n",
+        9.0,
+    )
+
+
+def test_arms_that_count_other_prompts_hold_at_the_row_that_shows_it_live_and_from_the_ledger() -> None:
+    ledger = MemoryLedger()
+    live = standing(ledger)
+    rows = [scored(n, prompt_tokens=5, reference_prompt_tokens=5 + (n >= 50)) for n in range(54)]
+    for one in rows:
+        live.fold([one])
+        ledger.append([one])
+        verdict = live.verdict(())
+        assert verdict.reasons[0].startswith("on 3 of the last 53 requests") == (one.position == 52)
+        assert ("template" in verdict.reasons[0]) == (one.position >= 52)
+        assert standing(ledger).verdict(()).as_dict() == verdict.as_dict()
+    live.begin(Opening(2, 9.0, "prompt tokens"), {"prompt_tokens": "differ"})
+    assert live.verdict(()).reasons[0].startswith("the arms count different prompt tokens")
+    assert live.verdict(()).diagnosis.axis == "template"
+    live.begin(Opening(3, 9.0, "prompt tokens"), {"prompt_tokens": "agree"})
+    assert "template" not in live.verdict(()).reasons[0]
+
+
+def test_what_pruned_rows_told_of_the_prompts_is_in_the_checkpoint() -> None:
+    ledger = MemoryLedger()
+    rows = [scored(n, prompt_tokens=5, reference_prompt_tokens=5 + (n % 25 == 0)) for n in range(60)]
+    live = standing(ledger)
+    live.fold(rows[:40])
+    checkpoint = live.checkpoint()
+    assert checkpoint is not None
+    ledger.checkpoint(*checkpoint)
+    live.fold(rows[40:])
+    ledger.append(rows[40:])
+    ledger.pruned_through = 39
+    again = standing(ledger)
+    assert again.verdict(()).as_dict() == live.verdict(()).as_dict()
+    assert again.prompt_token_mismatches == live.prompt_token_mismatches == 3
+    assert again.prompts.to_text() == live.prompts.to_text()
 
 
 def test_a_row_that_cannot_be_folded_stops_passes_and_shows() -> None:

@@ -81,6 +81,12 @@ async def test_every_figure_is_found_in_the_state_of_a_real_monitor() -> None:
     await asyncio.wait_for(task, 20)
 
 
+def test_whether_the_arms_read_the_same_prompts_is_a_series() -> None:
+    for word, other in (("agree", "differ"), ("differ", "agree")):
+        got = series({"contract": {"prompt_tokens": word}})
+        assert (got["parity_prompt_tokens", word], got["parity_prompt_tokens", other]) == (1.0, 0.0)
+
+
 def test_what_the_state_does_not_tell_has_no_series() -> None:
     got = series(FixedView().state())
     assert got["parity_mirror_queue_exchanges", ""] == 2

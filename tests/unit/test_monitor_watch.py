@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
 from backends.base import BackendTimeout, BackendUnavailable, Reply
+from backends.weights import WeightFiles
 from proxy.errors import LedgerError
 from proxy.monitor.watch import ContractWatch, changes, gate_of, read_gate
 from scorers.judge import Budget, GateRules
@@ -116,6 +119,74 @@ async def test_an_answer_that_breaks_the_reading_is_an_arm_that_cannot_be_observ
     reference.error = None
     await of.look()
     assert not of.unreachable
+
+
+@pytest.mark.asyncio
+async def test_different_templates_are_known_before_any_row_and_until_an_arm_changes() -> None:
+    candidate, reference = Arm("candidate", tokens=[1, 2]), Arm("reference", tokens=[3])
+    of = watch(candidate, reference)
+    await of.look()
+    first = of.contract(None)
+    assert first["prompt_tokens"] == "differ"
+    assert of.contract(first, "agree")["prompt_tokens"] == "differ"  # rows do not undo what both arms say
+    assert changes(first, of.contract(first, "agree")) == []
+    candidate.says["tokens"] = [3]
+    await of.look()
+    second = of.contract(first)
+    assert second["prompt_tokens"] == "agree"
+    assert changes(first, second)[-1] == "prompt tokens: differ became agree"
+
+
+@pytest.mark.asyncio
+async def test_the_word_of_the_rows_stands_until_an_arm_or_the_recipe_changes() -> None:
+    candidate, reference = Arm("candidate"), Arm("reference")
+    of = watch(candidate, reference)
+    await of.look()
+    standing = of.contract(of.contract(None), "differ")
+    assert standing["prompt_tokens"] == "differ"
+    assert of.contract(standing)["prompt_tokens"] == "differ"
+    restarted = watch(candidate, reference)  # with the arms away
+    assert restarted.contract(standing) == standing
+    assert of.contract({**standing, "recipe": "gptq"})["prompt_tokens"] == "agree"
+    reference.says["version"] = "0.33.0"
+    await of.look()
+    assert of.contract(standing, "differ")["prompt_tokens"] == "agree"
+    old = {part: value for part, value in standing.items() if part != "prompt_tokens"}
+    assert changes(old, {**old, "prompt_tokens": "agree"}) == []  # written by a version that did not keep it
+
+
+@pytest.mark.asyncio
+async def test_weights_are_in_the_contract_and_a_mount_that_is_away_is_no_change(tmp_path: Path) -> None:
+    shard = tmp_path / "model" / "model.safetensors"
+    shard.parent.mkdir()
+    shard.write_bytes(b"weights")
+
+    def made() -> ContractWatch:
+        files = {"candidate": WeightFiles("candidate", shard.parent)}
+        return ContractWatch(
+            Arm("candidate"),
+            Arm("reference"),
+            candidate_model="m",
+            reference_model="m",
+            recipe="awq",
+            gate=GATE,
+            weights=files,
+        )
+
+    of = made()
+    await of.look()
+    standing = of.contract(None)
+    assert len(standing["candidate"]["weights"]) == 16
+    assert "weights" not in standing["reference"]
+    assert str(tmp_path) not in str(standing)
+    os.rename(shard.parent, tmp_path / "away")
+    for one in (of, made()):  # while it runs, and after a restart
+        await one.look()
+        assert one.contract(standing) == standing
+    os.rename(tmp_path / "away", shard.parent)
+    shard.write_bytes(b"WEIGHTS")
+    await of.look()
+    assert changes(standing, of.contract(standing))[0].startswith("candidate weights: ")
 
 
 def test_what_is_asked_of_the_arms_is_part_of_the_contract() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
@@ -385,7 +386,7 @@ def test_the_answer_has_the_shape_of_the_gate() -> None:
     shown = state.verdict(VerdictContext(recipe="r", epoch=1)).as_dict()
     assert set(shown) == {
         *("verdict", "reason", "reasons", "stage", "promoted_position", "recipe", "epoch", "samples", "noise_samples"),
-        *("budgets", "coverage", "diagnosis"),
+        *("budgets", "coverage", "diagnosis", "contract"),
     }
     assert shown["reason"] == shown["reasons"][0]
     wanted = {
@@ -398,6 +399,28 @@ def test_the_answer_has_the_shape_of_the_gate() -> None:
     assert wanted - {"limit", "critical", "unit", "strata"} <= set(
         shown["budgets"]["copy_recall_loss"]["strata"]["0-512"]
     )
+
+
+@pytest.mark.parametrize("state", ["pass", "fail", "inconclusive"])
+def test_arms_that_read_other_prompts_never_pass_and_are_told_before_any_weight(state: str) -> None:
+    evidence = start([TOOLS, KL], RULES)
+    if state == "pass":
+        clean(evidence, 1_000)
+    elif state == "fail":
+        for position in range(200):
+            evidence.fold(row(position, {"tool_call_mismatch": 1.0, "logprob_kl": 0.4, "logprob_kl_max": 0.5}, {}))
+    about = VerdictContext(contract={"prompt_tokens": "differ"})
+    assert evidence.verdict(about).state == state
+    about = replace(about, mismatch="the arms count different prompt tokens")
+    held = evidence.verdict(replace(about, holds=("the ledger cannot be written",)))
+    said = evidence.verdict(about)
+    assert held.reasons[0] == said.reasons[0]
+    assert said.state == ("fail" if state == "fail" else "inconclusive")
+    assert said.reasons[0] == "the arms count different prompt tokens"
+    assert said.diagnosis.axis == "template"
+    assert said.diagnosis.evidence[0] == said.reasons[0]
+    assert "template" in said.diagnosis.fix
+    assert said.as_dict()["contract"] == {"prompt_tokens": "differ"}
 
 
 def test_the_stage_goes_from_proving_to_promoted_to_rolled_back_and_back_by_a_reset() -> None:

@@ -23,6 +23,7 @@ def test_an_empty_verdict_is_inconclusive_json_with_nulls() -> None:
         "budgets": {},
         "coverage": Coverage().as_dict(),
         "diagnosis": {"axis": "undetermined", "evidence": [], "fix": ""},
+        "contract": {},
     }
     assert shown["coverage"]["ratio"] is None
 
