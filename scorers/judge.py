@@ -21,8 +21,9 @@ from typing import Any
 
 from scorers.budgets import EXCEEDANCE_LIMIT, Budget, GateRules, by_name
 from scorers.coverage import UNKNOWN_STRATUM, Coverage, CoverageTally
-from scorers.diagnose import PatternTally, diagnose
+from scorers.diagnose import diagnose
 from scorers.evidence import UNKNOWN_LENGTH, BudgetEvidence, Thresholds, lane_count
+from scorers.pattern import PatternTally
 from scorers.records import Observation, Reason, Stratum
 from scorers.ruling import amount, remarks, rule
 from scorers.verdict import AXES, BudgetVerdict, Diagnosis, LaneVerdict, State, Verdict, VerdictContext
@@ -42,7 +43,11 @@ __all__ = [
     "start",
 ]
 
-FORMAT = 2  # of to_json; a change of any formula or grid that evidence rests on raises it
+FORMAT = 3  # of to_json; a change of any formula or grid that evidence rests on raises it
+
+SUSPICION_LOG10 = (
+    1.0  # *choice*: a rollback e-value of 10, which a recipe within its limits ever meets once in ten times
+)
 
 PROBE_SCORES = frozenset({"needle_recall_loss"})
 """What a planted needle may feed. It is no client's request: its tool calls and KL belong in no budget on traffic."""
@@ -112,7 +117,7 @@ class EvidenceState:
         length = UNKNOWN_LENGTH if stratum is None else stratum.length
         for evidence in self._evidence:
             evidence.fold(candidate, noise, length, position, may_promote)
-        self._pattern.fold(candidate, noise, length)
+        self._pattern.fold(candidate, noise, stratum)
 
     def _name(self, stratum: Stratum | None) -> str:
         if stratum is None:
@@ -181,7 +186,9 @@ class EvidenceState:
         return min(limits, default=EXCEEDANCE_LIMIT)
 
     def _is_over(self, budget: BudgetVerdict) -> bool:
-        return budget.state == "fail" or (budget.value is not None and budget.value > budget.limit)
+        """Beyond its limit by more than chance: failed, or well on the way."""
+        level = budget.lane.log10_e_rollback
+        return budget.state == "fail" or (level is not None and level >= SUSPICION_LOG10)
 
     def reset(self, position: int) -> None:
         """Begin anew after `position`: an operator's act, which gives every test its full alpha again.
