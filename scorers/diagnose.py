@@ -190,8 +190,8 @@ def _contrasts(pattern: PatternTally) -> Iterator[tuple[float, str]]:
         growth = [math.expm1(min(value, 50.0)) for value in (slope.value, bound)]
         yield (
             slope.above(bound),
-            f"{what} changes by {growth[0]:+.0%} with each doubling of the prompt (error {slope.error:.0%}, "
-            f"{slope.pairs} pairs); a KV cache's by more than {growth[1]:+.0%}",
+            f"{what} changes by {growth[0]:+.0%} with each doubling of the prompt (standard error "
+            f"{slope.error:.0%}, {slope.pairs} pairs); a KV cache's by more than {growth[1]:+.0%}",
         )
     odds = pattern.recall_odds()
     if odds is not None and odds.pairs >= FEWEST_PAIRS:

@@ -1,6 +1,6 @@
 """How often each planted failure gets which axis: the confusion matrix of scorers/diagnose.py, through the judge.
 
-    python -m tests.bench.diagnosis_confusion [--out docs/bench/diagnosis.json] [--runs 200]
+    python -m tests.bench.diagnosis_confusion [--out docs/bench/diagnosis.json] [--runs 100]
 
 Fixed seeds. Each run draws a traffic (prompt lengths, share of tool requests, how much recall, how open the answers
 are, how heavy the model's own tail is) and the strength of the damage, then folds its rows as the monitor does. What
@@ -42,7 +42,7 @@ BUDGETS: Final = (
 
 @dataclass(frozen=True)
 class Damage:
-    """What a planted failure does. KL is `kl` nats on the mean request, times 2^(slope x octaves), times a jump."""
+    """What a planted failure does. KL is `kl` nats on the mean request, times e^(slope x doublings), times a jump."""
 
     kl: float
     tools: float
@@ -209,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Simulate, print, write. Fails when a promise is broken at JUDGED_PAIRS."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--out", type=Path, default=Path("docs/bench/diagnosis.json"))
-    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--runs", type=int, default=100)
     given = parser.parse_args(arguments)
     report: dict[str, Any] = {"runs": given.runs, "promised": {"right": LEAST_RIGHT, "wrong": MOST_WRONG}, "pairs": {}}
     for pairs in PAIRS:

@@ -14,6 +14,7 @@ from scorers.diagnose import FEWEST_PAIRS, FIXES, diagnose
 from scorers.pattern import OCTAVES, PatternTally
 from scorers.records import LENGTH_BUCKETS, Reason, Stratum
 from scorers.verdict import AXES, Diagnosis
+from tests.bench.diagnosis_confusion import JUDGED_PAIRS, LEAST_RIGHT, MOST_WRONG, confusion, summary
 
 Scores = Mapping[str, float | Reason]
 TOOLS, COPY, NEEDLES, KL = "tool_call_mismatch", "copy_recall_loss", "needle_recall_loss", "logprob_kl"
@@ -121,6 +122,8 @@ def test_a_parser_that_fails_only_streamed_replies_is_told() -> None:
     found = diagnose(tally, [TOOLS])
     assert found.axis == "template"
     assert "all 10 were streamed" in said(found)
+    fold(tally, 1, {TOOLS: 1.0, "early_divergence": 0.0})
+    assert "streamed" not in said(diagnose(tally, [TOOLS]))
 
 
 # ---- kernel
@@ -283,7 +286,15 @@ def test_too_few_pairs_name_the_settings_that_bring_more() -> None:
     assert "mirror.needle_rate" in said(found)
 
 
-# ---- whatever comes
+# ---- all of it, and whatever comes
+
+
+def test_planted_failures_are_named_and_seldom_wrongly() -> None:
+    """A small draw of `make bench`, where the shares are judged: its bounds, and the spread of so few runs."""
+    found = summary(confusion(JUDGED_PAIRS, runs=6))
+    assert found["right"] >= LEAST_RIGHT - 0.05
+    assert found["wrong"] <= MOST_WRONG
+
 
 _NUMBERS = st.one_of(
     st.sampled_from([*Reason]),
