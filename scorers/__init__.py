@@ -8,7 +8,7 @@
     text.py         finish reason, exact text, JSON validity, length
     schemas.py      clients' JSON Schemas, compiled once and kept harmless
     catalogue.py    every scorer and every score name; how a pair is scored
-    evidence.py     running statistics;  judge.py  the verdict;  diagnose.py  the axis
+    evidence.py     running statistics;  judge.py  the verdict;  pattern.py, diagnose.py  the axis
 
 No I/O, clock, randomness, logging, async or globals anywhere here: the same pair gives the same scores,
 on any machine. Explanations hold no text of a prompt or a reply (bodies are kept and redacted elsewhere).

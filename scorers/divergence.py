@@ -24,13 +24,15 @@ class Steps:
     """What each compared step is worth.
 
     Shapes:  every array has one entry per step.
-    Units:   kl in nats; tv and tail are masses in [0, 1]; disagree is 0 or 1.
+    Units:   kl in nats; tv and tail are masses in [0, 1]; disagree is 0 or 1; doubt is 1 - sum of p^2 over p's own
+             list, in [0, 1]: the chance that two draws from p differ (the tail counts as draws that differ).
     """
 
     kl: Floats
     tv: Floats
     tail: Floats
     disagree: Floats
+    doubt: Floats
     clamped: int
 
     def __len__(self) -> int:
@@ -50,10 +52,11 @@ def compare(p: TokenGrid, q: TokenGrid) -> Steps:
     log_q, common = _looked_up(p, q)
     log_p = p.logprobs
     both_top = common & (log_p == _row_max(log_p)) & (log_q == _row_max(q.logprobs))
+    listed_p = np.exp(np.minimum(log_p, 0.0))
     log_p, log_q = np.where(common, log_p, -np.inf), np.where(common, log_q, -np.inf)
     low = common & ((log_p < _LOG_FLOOR) | (log_q < _LOG_FLOOR))
     gap = np.clip(log_p, _LOG_FLOOR, 0.0) - np.clip(log_q, _LOG_FLOOR, 0.0)
-    mass_p, mass_q = np.exp(np.minimum(log_p, 0.0)), np.exp(np.minimum(log_q, 0.0))
+    mass_p, mass_q = np.where(common, listed_p, 0.0), np.exp(np.minimum(log_q, 0.0))
     inside = np.einsum("ij,ij->i", mass_p, gap)
     tail_p, tail_q = 1.0 - mass_p.sum(axis=1), 1.0 - mass_q.sum(axis=1)
     clamped = int(np.count_nonzero(low) + np.count_nonzero(tail_p < FLOOR) + np.count_nonzero(tail_q < FLOOR))
@@ -64,6 +67,7 @@ def compare(p: TokenGrid, q: TokenGrid) -> Steps:
         tv=np.clip(0.5 * spread, 0.0, 1.0),
         tail=tail_p,
         disagree=1.0 - both_top.any(axis=1),
+        doubt=np.clip(1.0 - np.einsum("ij,ij->i", listed_p, listed_p), 0.0, 1.0),
         clamped=clamped,
     )
 
@@ -77,6 +81,7 @@ def joined_steps(parts: Sequence[Steps]) -> Steps:
         tv=np.concatenate([part.tv for part in parts] or [np.empty(0)]),
         tail=np.concatenate([part.tail for part in parts] or [np.empty(0)]),
         disagree=np.concatenate([part.disagree for part in parts] or [np.empty(0)]),
+        doubt=np.concatenate([part.doubt for part in parts] or [np.empty(0)]),
         clamped=sum(part.clamped for part in parts),
     )
 
@@ -84,7 +89,7 @@ def joined_steps(parts: Sequence[Steps]) -> Steps:
 def _nothing_known(count: int) -> Steps:
     """Steps without a list on one side: all mass is in the bucket, which is equal on both."""
     zeros, ones = np.zeros(count), np.ones(count)
-    return Steps(kl=zeros, tv=zeros, tail=ones, disagree=ones, clamped=0)
+    return Steps(kl=zeros, tv=zeros, tail=ones, disagree=ones, doubt=ones, clamped=0)
 
 
 def _row_max(values: Floats) -> Floats:

@@ -21,8 +21,9 @@ from typing import Any
 
 from scorers.budgets import EXCEEDANCE_LIMIT, Budget, GateRules, by_name
 from scorers.coverage import UNKNOWN_STRATUM, Coverage, CoverageTally
-from scorers.diagnose import FIXES, PatternTally, diagnose
+from scorers.diagnose import FIXES, diagnose
 from scorers.evidence import BudgetEvidence, Thresholds, lane_count
+from scorers.pattern import PatternTally
 from scorers.records import Observation, Reason, Stratum
 from scorers.ruling import amount, remarks, rule
 from scorers.verdict import AXES, BudgetVerdict, Diagnosis, LaneVerdict, State, Verdict, VerdictContext
@@ -42,9 +43,11 @@ __all__ = [
     "start",
 ]
 
-FORMAT = 3  # of to_json; a change of any formula or grid that evidence rests on raises it
+FORMAT = 4  # of to_json; a change of any formula or grid that evidence rests on raises it
 
 STICKY = "a fail stays until an operator resets the evidence (POST /gate/reset) or a new epoch begins"
+
+SUSPICION_LOG10 = 1.0  # *choice*: a rollback e-value of 10, which a recipe within limits ever meets once in ten times
 
 PROBE_SCORES = frozenset({"needle_recall_loss"})
 """What a planted needle may feed. It is no client's request: its tool calls and KL belong in no budget on traffic."""
@@ -116,7 +119,7 @@ class EvidenceState:
             self.noise_samples += 1
         for evidence, lane in zip(self._evidence, place.lanes, strict=True):
             evidence.fold(candidate, noise, lane, position, may_promote)
-        self._pattern.fold(candidate, noise, place.length)
+        self._pattern.fold(candidate, noise, stratum)
 
     def verdict(self, context: VerdictContext | None = None) -> Verdict:
         """The verdict as the evidence stands; looking changes nothing and costs no validity."""
@@ -197,7 +200,9 @@ class EvidenceState:
         return min(limits, default=EXCEEDANCE_LIMIT)
 
     def _is_over(self, budget: BudgetVerdict) -> bool:
-        return budget.state == "fail" or (budget.value is not None and budget.value > budget.limit)
+        """Beyond its limit by more than chance: failed, or well on the way."""
+        level = budget.lane.log10_e_rollback
+        return budget.state == "fail" or (level is not None and level >= SUSPICION_LOG10)
 
     def reset(self, position: int) -> None:
         """Begin anew after `position`: an operator's act, which gives every test its full alpha again.
@@ -250,11 +255,10 @@ class EvidenceState:
 class _Place:
     """Where rows of one stratum are counted: its name, and its lane in each budget."""
 
-    __slots__ = ("lanes", "length", "name")
+    __slots__ = ("lanes", "name")
 
     def __init__(self, stratum: Stratum | None, budgets: Sequence[Budget]) -> None:
         self.name = UNKNOWN_STRATUM if stratum is None else str(stratum)
-        self.length = UNKNOWN_STRATUM if stratum is None else stratum.length
         self.lanes = tuple(budget.lane_of(stratum) for budget in budgets)
 
 

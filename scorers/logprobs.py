@@ -36,6 +36,7 @@ from scorers.records import (
 
 KL, KL_MAX, TV, TOP1 = "logprob_kl", "logprob_kl_max", "logprob_tv", "top1_disagreement"
 EARLY, TAIL, TEACHER = "early_divergence", "tail_mass", "teacher_forced_kl"
+DOUBT = "reference_doubt"
 
 SPECS: tuple[ScoreSpec, ...] = (
     ScoreSpec(KL, "nats", False, "mean over the aligned prefix of D_S(reference||candidate), bucketed tail"),
@@ -44,9 +45,10 @@ SPECS: tuple[ScoreSpec, ...] = (
     ScoreSpec(TOP1, "ratio", True, "share of aligned steps at which the two most likely tokens differ"),
     ScoreSpec(EARLY, "ratio", True, "share of the longer reply that comes after the first differing token"),
     ScoreSpec(TAIL, "ratio", True, "mean reference mass outside the tokens that both lists know"),
+    ScoreSpec(DOUBT, "ratio", True, "mean over the aligned prefix of the reference's 1 - sum p^2: how open it was"),
     ScoreSpec(TEACHER, "nats", False, "mean D_S(candidate||reference) on the candidate's own tokens, one prefill"),
 )
-_PREFIX_NAMES = (KL, KL_MAX, TV, TOP1, TAIL)
+_PREFIX_NAMES = (KL, KL_MAX, TV, TOP1, TAIL, DOUBT)
 
 
 class LogprobScorer:
@@ -89,6 +91,7 @@ def _aligned_prefix(pair: Pair) -> tuple[Scored, ...]:
         Score(TV, float(steps.tv.mean())),
         Score(TOP1, float(steps.disagree.mean()), {"differing_steps": int(steps.disagree.sum())}),
         Score(TAIL, float(steps.tail.mean()), {"largest": float(steps.tail.max())}),
+        Score(DOUBT, float(steps.doubt.mean())),
     )
 
 
@@ -102,6 +105,7 @@ def _with_silent(steps: Steps, silent: int) -> tuple[Scored, ...]:
         Score(TV, (float(steps.tv.sum()) + silent) / count, explanation),
         Score(TOP1, (float(steps.disagree.sum()) + silent) / count, explanation),
         Score(TAIL, (float(steps.tail.sum()) + silent) / count, explanation),
+        Unscored(DOUBT, Reason.LEFT_EMPTY, explanation),
     )
 
 

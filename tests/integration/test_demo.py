@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 NEEDED = {"none": 300, "tool_calls": 250, "logprobs": 80, "recall": 350}
 NAMED = {"tool_calls": "tool_call_mismatch", "logprobs": "logprob_tv", "recall": "copy_recall_loss"}
 
+AXES = {"tool_calls": "weights", "logprobs": "weights", "recall": "kv_cache"}
+
 
 def demo(fault: str, ledger: Path) -> dict[str, Any]:
     words = ["demo", "--once", "--json", "--fault", fault, "--requests", str(NEEDED[fault]), "--ledger", str(ledger)]
@@ -42,6 +44,7 @@ def test_the_verdict_follows_the_fault(fault: str, tmp_path: Path) -> None:
     else:
         assert answer["verdict"] == "fail", answer["reasons"]
         assert any(reason.startswith(NAMED[fault]) for reason in answer["reasons"]), answer["reasons"]
+        assert answer["diagnosis"]["axis"] == AXES[fault], answer["diagnosis"]
     for budget in answer["budgets"].values():
         assert {"samples", "value", "limit", "noise", "critical"} <= budget.keys()
     with closing(open_read_only(tmp_path / "ledger.sqlite")) as reader:

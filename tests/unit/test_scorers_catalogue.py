@@ -71,7 +71,7 @@ def with_broken(answer: tuple[Scored, ...] | Exception) -> dict[str, Scorer]:
 def test_every_score_has_one_spec_and_one_family() -> None:
     names = [spec.name for scorer in scorers().values() for spec in scorer.specs]
     assert names == list(SPECS)
-    assert len(set(names)) == len(names) == 19
+    assert len(set(names)) == len(names) == 20
     for spec in SPECS.values():
         assert spec.unit in ("ratio", "nats")
         assert spec.meaning
@@ -83,6 +83,7 @@ def test_a_real_reply_against_itself_scores_zero_everywhere() -> None:
     numbers = {name: item.value for name, item in scored.items() if isinstance(item, Score)}
     assert numbers.pop("length_ratio") == 1.0
     assert 0.0 < numbers.pop("tail_mass") < 1.0
+    assert 0.0 < numbers.pop("reference_doubt") < 1.0  # the reference's alone, whatever the other side says
     assert set(numbers.values()) == {0.0}
     assert {"tool_call_mismatch", "tool_schema_failure", "logprob_kl", "early_divergence"} <= set(numbers)
     assert scored["text_mismatch"] == Unscored("text_mismatch", Reason.CALLED_TOOLS)

@@ -460,3 +460,22 @@ def test_state_does_not_grow_with_rows() -> None:
     before = len(json.dumps(state.to_json()))
     clean(state, 5_000)
     assert len(json.dumps(state.to_json())) < before * 1.5
+
+
+def test_an_axis_is_asked_for_only_beyond_chance() -> None:
+    """Two of 40 lie above the limit of 3 %, and say nothing yet; eight of 40 do."""
+    for bad, asked in ((2, False), (8, True)):
+        state = start([TOOLS], RULES)
+        feed(state, bad, {"tool_call_mismatch": 1.0, "early_divergence": 0.0})
+        feed(state, 40 - bad, {"tool_call_mismatch": 0.0, "early_divergence": 0.0})
+        found = state.verdict().diagnosis
+        assert (found.axis == "template") is asked
+        assert any("nothing to diagnose" in line for line in found.evidence) is not asked
+
+
+def test_the_diagnosis_is_restored_with_the_evidence() -> None:
+    state = start([TOOLS, KL], RULES)
+    feed(state, 60, {"tool_call_mismatch": 1.0, "logprob_kl": 0.2, "logprob_kl_max": 1.0, "early_divergence": 0.4})
+    again = EvidenceState.from_json(json.loads(json.dumps(state.to_json())))
+    assert state.verdict().diagnosis.axis == "weights"
+    assert again.verdict().diagnosis == state.verdict().diagnosis

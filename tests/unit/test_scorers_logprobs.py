@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scorers.decode import decode_reply, decode_teacher_forced
-from scorers.logprobs import EARLY, KL, KL_MAX, SPECS, TAIL, TEACHER, TOP1, TV, LogprobScorer
+from scorers.logprobs import DOUBT, EARLY, KL, KL_MAX, SPECS, TAIL, TEACHER, TOP1, TV, LogprobScorer
 from scorers.records import (
     Choice,
     DecodedReply,
@@ -97,6 +97,14 @@ def test_choices_are_pooled_by_step() -> None:
     scored = scores(pair(reply(logprobs(A), logprobs(B)), reply(logprobs(A), logprobs(C))))
     assert scored[KL].explanation["steps"] == 2
     assert value(scored, EARLY) == 0.5
+
+
+def test_the_doubt_is_the_references_own() -> None:
+    """1 - sum p^2 over the reference's list, whatever the candidate lists; the mean over the aligned prefix."""
+    right = reply(logprobs({1: 0.5, 2: 0.3}, {2: 0.9}))
+    for left in ({1: 0.5, 2: 0.3}, {1: 0.1, 7: 0.8}):
+        scored = scores(pair(reply(logprobs(left, {2: 0.2})), right))
+        assert value(scored, DOUBT) == pytest.approx((1 - 0.25 - 0.09 + 1 - 0.81) / 2)
 
 
 def test_positions_are_kept_apart_by_bucket() -> None:
