@@ -21,6 +21,7 @@ from proxy.monitor.rows import RESET, LedgerRow, Opening, PairBodies
 from scorers.records import Observation, Stratum
 
 MAX_PAGE = 500  # *choice*: pairs in one answer
+MAX_WORKERS = 512  # *choice*: relay workers that are remembered; a name is one life's, so they pile up over restarts
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,12 +209,18 @@ class LedgerReader:
         return [Opening(epoch.number, epoch.opened_unix_s, epoch.reason) for epoch in self.epochs()]
 
     def numbers(self, limit: int) -> list[tuple[str, int]]:
-        """(worker, sequence) of the latest `limit` live rows with a worker: what a feed may send again."""
+        """(worker, sequence) of the latest `limit` live rows with a worker, and the last of each of MAX_WORKERS.
+
+        What a feed may send again is among the former. Of a worker that was silent meanwhile there is the latter: it
+        goes on from there, and without it would count from 0 again.
+        """
+        live = f"FROM exchanges e JOIN names n ON n.id = e.worker WHERE e.kind = {KINDS.index('live')} AND n.name != ''"
         with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
             found = connection.execute(
-                f"SELECT n.name, e.sequence FROM exchanges e JOIN names n ON n.id = e.worker "
-                f"WHERE e.kind = {KINDS.index('live')} AND n.name != '' ORDER BY e.position DESC LIMIT ?",
-                (limit,),
+                f"SELECT * FROM (SELECT n.name, e.sequence {live} ORDER BY e.position DESC LIMIT ?) UNION "
+                f"SELECT * FROM (SELECT n.name, max(e.sequence) {live} GROUP BY e.worker "
+                "ORDER BY max(e.position) DESC LIMIT ?)",
+                (limit, MAX_WORKERS),
             )
             return [(worker, sequence) for worker, sequence in found]
 
