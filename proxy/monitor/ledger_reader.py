@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -81,18 +81,20 @@ class LedgerReader:
 
         A reset may lie ahead of the rows, when a kill took those in work; new rows come after it.
         """
-        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+        with _reading(self.path) as connection:
             return max(last_position(connection), *(int(reset["position"]) for reset in _resets(connection)), -1) + 1
 
     def observations(self, epoch: int, after: int = -1) -> Iterator[Observation]:
         """Every row of an epoch past position `after`, in rising position, streamed.
 
-        Raises:  LedgerError when rows past `after` have been pruned: start from the checkpoint then.
+        Raises:  LedgerError when rows past `after` have been pruned: start from the checkpoint then; and at the end,
+                 when there were fewer or more rows than were ever written.
         """
-        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+        with _reading(self.path) as connection:
             bounds = _bounds(connection, self.path, epoch, after)
             if bounds is None:
                 return
+            left, last = _count(connection, epoch, after), after
             shapes = Shapes(connection)
             names = _names(connection)
             strata: dict[int | None, Stratum | None] = {None: None}
@@ -102,7 +104,11 @@ class LedgerReader:
                 (*bounds, epoch),
             )
             while chunk := cursor.fetchmany(512):
+                left -= len(chunk)
                 for position, kind, disposition, reason, stratum, shape, scores in chunk:
+                    if position <= last:
+                        raise ValueError(f"position {position} comes after {last}")
+                    last = position
                     if stratum not in strata:
                         strata[stratum] = parse_stratum(names[stratum])
                     candidate, noise = shapes[shape].sides(scores)
@@ -115,20 +121,26 @@ class LedgerReader:
                         candidate,
                         noise,
                     )
+            if left:
+                raise ValueError(f"of the rows that were written, {left} are missing")
 
     def rows(self, epoch: int, after: int = -1) -> Iterator[LedgerRow]:
         """The same rows whole, less bodies and explanations: for export."""
-        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+        with _reading(self.path) as connection:
             bounds = _bounds(connection, self.path, epoch, after)
             if bounds is None:
                 return
+            left = _count(connection, epoch, after)
             shapes = Shapes(connection)
             cursor = connection.execute(
                 f"SELECT {COLUMNS} FROM {JOINS} WHERE e.position BETWEEN ? AND ? AND e.epoch = ? ORDER BY e.position",
                 (*bounds, epoch),
             )
             for record in cursor:
+                left -= 1
                 yield read_row(record, shapes)
+            if left:
+                raise ValueError(f"of the rows that were written, {left} are missing")
 
     def pairs(self, *, limit: int, before: int | None, score: str | None, mismatched: bool) -> list[LedgerRow]:
         """The latest rows that have bodies, latest first, below position `before`, at most MAX_PAGE.
@@ -137,7 +149,7 @@ class LedgerReader:
         number of that name for the candidate; `mismatched` those where it (or any gating score) is a mismatch.
         """
         top = before if before is not None else 1 << 62
-        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+        with _reading(self.path) as connection:
             if score is None:
                 source = "bodies b" if not mismatched else "bodies b INDEXED BY bodies_mismatched"
                 where = "b.position < ?" + (" AND b.mismatched" if mismatched else "")
@@ -160,7 +172,7 @@ class LedgerReader:
         A probe has the id of the exchange that it was planted in; without `kind` the exchange comes first.
         """
         kinds = KINDS if kind is None else (kind,)
-        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+        with _reading(self.path) as connection:
             record = connection.execute(
                 f"SELECT {COLUMNS}, b.explanations, b.request, b.candidate, b.reference, b.control "
                 f"FROM bodies b JOIN ({JOINS}) ON e.position = b.position "
@@ -180,12 +192,12 @@ class LedgerReader:
 
     def epochs(self) -> list[Epoch]:
         """All epochs, oldest first."""
-        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+        with _reading(self.path) as connection:
             return read_epochs(connection)
 
     def checkpoint_of(self, epoch: int) -> Checkpoint | None:
         """The latest evidence checkpoint of an epoch."""
-        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+        with _reading(self.path) as connection:
             found = connection.execute(
                 "SELECT epoch, position, state FROM checkpoints WHERE epoch = ?", (epoch,)
             ).fetchone()
@@ -193,7 +205,7 @@ class LedgerReader:
 
     def events(self, limit: int = 100) -> list[LedgerEvent]:
         """The latest events, latest first."""
-        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+        with _reading(self.path) as connection:
             found = connection.execute(
                 "SELECT number, at_unix_s, kind, detail FROM events ORDER BY number DESC LIMIT ?", (limit,)
             )
@@ -215,7 +227,7 @@ class LedgerReader:
         goes on from there, and without it would count from 0 again.
         """
         live = f"FROM exchanges e JOIN names n ON n.id = e.worker WHERE e.kind = {KINDS.index('live')} AND n.name != ''"
-        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+        with _reading(self.path) as connection:
             found = connection.execute(
                 f"SELECT * FROM (SELECT n.name, e.sequence {live} ORDER BY e.position DESC LIMIT ?) UNION "
                 f"SELECT * FROM (SELECT n.name, max(e.sequence) {live} GROUP BY e.worker "
@@ -226,7 +238,7 @@ class LedgerReader:
 
     def reset_position(self, epoch: int) -> int | None:
         """The position after which an epoch's evidence begins by an operator's latest reset; None without one."""
-        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+        with _reading(self.path) as connection:
             resets = _resets(connection)
         return max((int(reset["position"]) for reset in resets if reset["epoch"] == epoch), default=None)
 
@@ -235,7 +247,7 @@ class LedgerReader:
 
         Pruned rows are forgotten.
         """
-        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+        with _reading(self.path) as connection:
             found = connection.execute(
                 "SELECT count(*) FROM exchanges "
                 "WHERE epoch = ? AND kind = ? AND position > ? AND prompt_tokens != reference_prompt_tokens",
@@ -276,6 +288,23 @@ def open_read_only(path: Path) -> LedgerReader:
     return LedgerReader(path)
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection for one call, on one state of the ledger, whatever is written meanwhile.
+
+    Damage that SQLite does not see shows as a value that nobody wrote: that is a LedgerError too.
+    """
+    with said_plainly(path, "read it"), closing(open_reader(path)) as connection:
+        connection.execute("BEGIN")
+        try:
+            yield connection
+        except (LookupError, TypeError, ValueError) as damage:
+            told = f"{type(damage).__name__}: {damage}"
+            raise LedgerError(
+                f"ledger {path}: is corrupt ({told}); restore it from a copy, or move it away"
+            ) from damage
+
+
 def last_position(connection: sqlite3.Connection) -> int:
     """The highest position ever written, or -1."""
     found = connection.execute("SELECT max(last_position) FROM epochs").fetchone()[0]
@@ -299,6 +328,15 @@ def _resets(connection: sqlite3.Connection) -> list[Mapping[str, Any]]:
 
 def _names(connection: sqlite3.Connection) -> dict[int, str]:
     return dict(connection.execute("SELECT id, name FROM names").fetchall())
+
+
+def _count(connection: sqlite3.Connection, epoch: int, after: int) -> int:
+    """How many rows of an epoch past position `after` were written and not pruned."""
+    count = int(connection.execute("SELECT row_count FROM epochs WHERE number = ?", (epoch,)).fetchone()[0])
+    if after >= 0:
+        found = connection.execute("SELECT count(*) FROM exchanges WHERE epoch = ? AND position <= ?", (epoch, after))
+        count -= int(found.fetchone()[0])
+    return count
 
 
 def _bounds(connection: sqlite3.Connection, path: Path, epoch: int, after: int) -> tuple[int, int] | None:

@@ -26,7 +26,7 @@ import pytest
 from backends.scripted import Script, ScriptedServer
 from tests.integration.inertness_corpus import corpus
 from tests.integration.kill_rig import Nursed, Nursery, Survivor, nursery
-from tests.integration.system_rig import Answer, Caller, Program, program, until, write_settings
+from tests.integration.system_rig import DEADLINE_S, Answer, Caller, Program, program, until, write_settings
 
 KILLS = 50
 CALM_REQUESTS = 40
@@ -82,6 +82,7 @@ class Deaths:
     wal: Path
     chance: random.Random
     shown: dict[str, Any] | None = None
+    counted: asyncio.Event = field(default_factory=asyncio.Event)
     codes: Counter[int] = field(default_factory=Counter)
 
     async def one(self, kind: str) -> None:
@@ -103,6 +104,10 @@ class Deaths:
         """As it writes: at some growth of the write-ahead log."""
         await self._watched(monitor, self._growths(self.chance.randint(1, 4)))
 
+    async def counting(self, monitor: Nursed) -> None:
+        """As it takes in what it wrote: as soon as `/gate` tells of more."""
+        await self._watched(monitor, self._counts(self.chance.randint(1, 3)))
+
     async def leaving(self, monitor: Nursed) -> None:
         """In its drain, or just after."""
         await self._watched(monitor, asyncio.sleep(self.chance.uniform(0.4, 1.2)))
@@ -123,14 +128,20 @@ class Deaths:
         with contextlib.suppress(ConnectionError):
             while True:
                 gate = await ask(caller, "/gate")
-                if gate["coverage"]["sampled"]:
+                if gate["coverage"]["sampled"] > (self.shown["coverage"]["sampled"] if self.shown else 0):
                     self.shown = gate
-                await asyncio.sleep(0.03)
+                    self.counted.set()
+                await asyncio.sleep(0.003)
 
     async def _growths(self, number: int) -> None:
         for _ in range(number):
             before = self._wal_state()
             await until(lambda before=before: self._wal_state() != before)  # type: ignore[misc]
+
+    async def _counts(self, number: int) -> None:
+        for _ in range(number):
+            self.counted.clear()
+            await asyncio.wait_for(self.counted.wait(), DEADLINE_S)
 
     def _wal_state(self) -> tuple[int, int]:
         try:
@@ -193,7 +204,7 @@ async def _kill(nursed: Nursery, folder: Path, survivor: Survivor, clients: list
     chance = random.Random(SEED)
     deaths = Deaths(nursed, folder / "ledger.sqlite-wal", chance)
     await deaths.one("working")  # so that there is a ledger to survive
-    kinds = ["starting"] * 12 + ["working"] * 13 + ["writing"] * 14 + ["leaving"] * 10
+    kinds = ["starting"] * 10 + ["working"] * 9 + ["writing"] * 10 + ["counting"] * 10 + ["leaving"] * 10
     for kind in chance.sample(kinds, KILLS - 1):
         before = len(survivor.rows)
         await deaths.one(kind)
