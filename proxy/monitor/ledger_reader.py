@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from typing import Any, Literal
 from proxy.errors import LedgerError
 from proxy.monitor.ledger_file import open_reader, said_plainly
 from proxy.monitor.ledger_records import COLUMNS, DISPOSITIONS, JOINS, KINDS, Shapes, inflate, parse_stratum, read_row
+from proxy.monitor.ledger_snapshot import snapshot, span_of
 from proxy.monitor.rows import RESET, LedgerRow, Opening, PairBodies
 from scorers.records import Observation, Stratum
 
@@ -81,7 +81,7 @@ class LedgerReader:
 
         A reset may lie ahead of the rows, when a kill took those in work; new rows come after it.
         """
-        with _reading(self.path) as connection:
+        with snapshot(self.path) as connection:
             return max(last_position(connection), *(int(reset["position"]) for reset in _resets(connection)), -1) + 1
 
     def observations(self, epoch: int, after: int = -1) -> Iterator[Observation]:
@@ -90,21 +90,21 @@ class LedgerReader:
         Raises:  LedgerError when rows past `after` have been pruned: start from the checkpoint then; and at the end,
                  when there were fewer or more rows than were ever written.
         """
-        with _reading(self.path) as connection:
-            bounds = _bounds(connection, self.path, epoch, after)
-            if bounds is None:
+        with snapshot(self.path) as connection:
+            span = span_of(connection, self.path, epoch, after)
+            if span is None:
                 return
-            left, last = _count(connection, epoch, after), after
+            last = after
             shapes = Shapes(connection)
             names = _names(connection)
             strata: dict[int | None, Stratum | None] = {None: None}
             cursor = connection.execute(
                 "SELECT position, kind, disposition, reason, stratum, shape, scores FROM exchanges "
                 "WHERE position BETWEEN ? AND ? AND epoch = ? ORDER BY position",
-                (*bounds, epoch),
+                (span.first, span.last, epoch),
             )
             while chunk := cursor.fetchmany(512):
-                left -= len(chunk)
+                span.found += len(chunk)
                 for position, kind, disposition, reason, stratum, shape, scores in chunk:
                     if position <= last:
                         raise ValueError(f"position {position} comes after {last}")
@@ -121,26 +121,23 @@ class LedgerReader:
                         candidate,
                         noise,
                     )
-            if left:
-                raise ValueError(f"of the rows that were written, {left} are missing")
+            span.check()
 
     def rows(self, epoch: int, after: int = -1) -> Iterator[LedgerRow]:
         """The same rows whole, less bodies and explanations: for export."""
-        with _reading(self.path) as connection:
-            bounds = _bounds(connection, self.path, epoch, after)
-            if bounds is None:
+        with snapshot(self.path) as connection:
+            span = span_of(connection, self.path, epoch, after)
+            if span is None:
                 return
-            left = _count(connection, epoch, after)
             shapes = Shapes(connection)
             cursor = connection.execute(
                 f"SELECT {COLUMNS} FROM {JOINS} WHERE e.position BETWEEN ? AND ? AND e.epoch = ? ORDER BY e.position",
-                (*bounds, epoch),
+                (span.first, span.last, epoch),
             )
             for record in cursor:
-                left -= 1
+                span.found += 1
                 yield read_row(record, shapes)
-            if left:
-                raise ValueError(f"of the rows that were written, {left} are missing")
+            span.check()
 
     def pairs(self, *, limit: int, before: int | None, score: str | None, mismatched: bool) -> list[LedgerRow]:
         """The latest rows that have bodies, latest first, below position `before`, at most MAX_PAGE.
@@ -149,7 +146,7 @@ class LedgerReader:
         number of that name for the candidate; `mismatched` those where it (or any gating score) is a mismatch.
         """
         top = before if before is not None else 1 << 62
-        with _reading(self.path) as connection:
+        with snapshot(self.path) as connection:
             if score is None:
                 source = "bodies b" if not mismatched else "bodies b INDEXED BY bodies_mismatched"
                 where = "b.position < ?" + (" AND b.mismatched" if mismatched else "")
@@ -172,7 +169,7 @@ class LedgerReader:
         A probe has the id of the exchange that it was planted in; without `kind` the exchange comes first.
         """
         kinds = KINDS if kind is None else (kind,)
-        with _reading(self.path) as connection:
+        with snapshot(self.path) as connection:
             record = connection.execute(
                 f"SELECT {COLUMNS}, b.explanations, b.request, b.candidate, b.reference, b.control "
                 f"FROM bodies b JOIN ({JOINS}) ON e.position = b.position "
@@ -192,12 +189,12 @@ class LedgerReader:
 
     def epochs(self) -> list[Epoch]:
         """All epochs, oldest first."""
-        with _reading(self.path) as connection:
+        with snapshot(self.path) as connection:
             return read_epochs(connection)
 
     def checkpoint_of(self, epoch: int) -> Checkpoint | None:
         """The latest evidence checkpoint of an epoch."""
-        with _reading(self.path) as connection:
+        with snapshot(self.path) as connection:
             found = connection.execute(
                 "SELECT epoch, position, state FROM checkpoints WHERE epoch = ?", (epoch,)
             ).fetchone()
@@ -205,7 +202,7 @@ class LedgerReader:
 
     def events(self, limit: int = 100) -> list[LedgerEvent]:
         """The latest events, latest first."""
-        with _reading(self.path) as connection:
+        with snapshot(self.path) as connection:
             found = connection.execute(
                 "SELECT number, at_unix_s, kind, detail FROM events ORDER BY number DESC LIMIT ?", (limit,)
             )
@@ -227,7 +224,7 @@ class LedgerReader:
         goes on from there, and without it would count from 0 again.
         """
         live = f"FROM exchanges e JOIN names n ON n.id = e.worker WHERE e.kind = {KINDS.index('live')} AND n.name != ''"
-        with _reading(self.path) as connection:
+        with snapshot(self.path) as connection:
             found = connection.execute(
                 f"SELECT * FROM (SELECT n.name, e.sequence {live} ORDER BY e.position DESC LIMIT ?) UNION "
                 f"SELECT * FROM (SELECT n.name, max(e.sequence) {live} GROUP BY e.worker "
@@ -238,7 +235,7 @@ class LedgerReader:
 
     def reset_position(self, epoch: int) -> int | None:
         """The position after which an epoch's evidence begins by an operator's latest reset; None without one."""
-        with _reading(self.path) as connection:
+        with snapshot(self.path) as connection:
             resets = _resets(connection)
         return max((int(reset["position"]) for reset in resets if reset["epoch"] == epoch), default=None)
 
@@ -247,7 +244,7 @@ class LedgerReader:
 
         Pruned rows are forgotten.
         """
-        with _reading(self.path) as connection:
+        with snapshot(self.path) as connection:
             found = connection.execute(
                 "SELECT count(*) FROM exchanges "
                 "WHERE epoch = ? AND kind = ? AND position > ? AND prompt_tokens != reference_prompt_tokens",
@@ -288,23 +285,6 @@ def open_read_only(path: Path) -> LedgerReader:
     return LedgerReader(path)
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection for one call, on one state of the ledger, whatever is written meanwhile.
-
-    Damage that SQLite does not see shows as a value that nobody wrote: that is a LedgerError too.
-    """
-    with said_plainly(path, "read it"), closing(open_reader(path)) as connection:
-        connection.execute("BEGIN")
-        try:
-            yield connection
-        except (LookupError, TypeError, ValueError) as damage:
-            told = f"{type(damage).__name__}: {damage}"
-            raise LedgerError(
-                f"ledger {path}: is corrupt ({told}); restore it from a copy, or move it away"
-            ) from damage
-
-
 def last_position(connection: sqlite3.Connection) -> int:
     """The highest position ever written, or -1."""
     found = connection.execute("SELECT max(last_position) FROM epochs").fetchone()[0]
@@ -312,12 +292,15 @@ def last_position(connection: sqlite3.Connection) -> int:
 
 
 def read_epochs(connection: sqlite3.Connection) -> list[Epoch]:
-    """All epochs, oldest first."""
+    """All epochs, oldest first. Raises: LedgerError."""
     found = connection.execute(
         "SELECT number, contract, reason, opened_unix_s, closed_unix_s, first_position, last_position, row_count, "
         "pruned_through FROM epochs ORDER BY number"
     )
-    return [Epoch(number, json.loads(contract), *rest) for number, contract, *rest in found]
+    try:
+        return [Epoch(number, json.loads(contract), *rest) for number, contract, *rest in found]
+    except (TypeError, ValueError) as error:
+        raise LedgerError(f"the ledger is corrupt: the contract of an epoch cannot be read ({error})") from error
 
 
 def _resets(connection: sqlite3.Connection) -> list[Mapping[str, Any]]:
@@ -328,27 +311,3 @@ def _resets(connection: sqlite3.Connection) -> list[Mapping[str, Any]]:
 
 def _names(connection: sqlite3.Connection) -> dict[int, str]:
     return dict(connection.execute("SELECT id, name FROM names").fetchall())
-
-
-def _count(connection: sqlite3.Connection, epoch: int, after: int) -> int:
-    """How many rows of an epoch past position `after` were written and not pruned."""
-    count = int(connection.execute("SELECT row_count FROM epochs WHERE number = ?", (epoch,)).fetchone()[0])
-    if after >= 0:
-        found = connection.execute("SELECT count(*) FROM exchanges WHERE epoch = ? AND position <= ?", (epoch, after))
-        count -= int(found.fetchone()[0])
-    return count
-
-
-def _bounds(connection: sqlite3.Connection, path: Path, epoch: int, after: int) -> tuple[int, int] | None:
-    found = connection.execute(
-        "SELECT first_position, last_position, pruned_through FROM epochs WHERE number = ?", (epoch,)
-    ).fetchone()
-    if found is None:
-        raise LedgerError(f"ledger {path}: has no epoch {epoch}")
-    first, last, pruned_through = found
-    if after < pruned_through:
-        raise LedgerError(
-            f"ledger {path}: rows of epoch {epoch} up to position {pruned_through} were pruned; "
-            "fold from its checkpoint, or raise ledger.retention_days for the next time"
-        )
-    return None if first is None else (max(first, after + 1), last)

@@ -1,6 +1,7 @@
 """Two ledgers of the same exchanges, completed in different orders: one verdict, one evidence, to the last bit.
 
-The real order, writer, ledger and fold; what differs is which exchange ends when, and which rows become durable together.
+The real order, writer, ledger and fold; what differs is which exchange ends when, and which rows are
+written together.
 """
 
 from __future__ import annotations
