@@ -19,7 +19,6 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.app import recompute
 from proxy.monitor.ledger import SqliteLedger
 from proxy.monitor.order import SamplingOrder, Slot
 from proxy.monitor.record import lost_row
@@ -27,6 +26,7 @@ from proxy.monitor.rows import LedgerRow, ScoreRow
 from proxy.monitor.standing import Standing
 from proxy.monitor.watch import gate_of
 from proxy.monitor.writer import LedgerWriter
+from proxy.report.recompute import recompute
 from proxy.settings import LedgerSettings
 from scorers.judge import Budget, EvidenceState, GateRules
 from scorers.records import Reason, Stratum
@@ -36,7 +36,7 @@ from tests.unit.monitor_samples import row as sample
 
 LATE_AFTER_S = 100.0
 BUDGETS = (
-    Budget("tool_call_mismatch", 0.2, bounded=True, critical=True, by_length=True, slack=0.1),
+    Budget("tool_call_mismatch", 0.2, bounded=True, critical=True, strata=("length", "tools"), slack=0.1),
     Budget("needle_recall_loss", 0.2, bounded=True, critical=False, slack=0.1),
     Budget("logprob_kl", 0.05, bounded=False, critical=False),
 )

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from proxy.app import recompute
 from proxy.errors import LedgerError
 from proxy.monitor.ledger import SqliteLedger
 from proxy.monitor.ledger_reader import open_read_only
 from proxy.monitor.watch import gate_of
+from proxy.report.recompute import recompute
 from proxy.settings import LedgerSettings
 from scorers.judge import Budget, GateRules
 from tests.unit.monitor_samples import bodies, is_mismatch, row
