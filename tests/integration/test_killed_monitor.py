@@ -26,12 +26,11 @@ import pytest
 from backends.scripted import Script, ScriptedServer
 from tests.integration.inertness_corpus import corpus
 from tests.integration.kill_rig import Nursed, Nursery, Survivor, nursery
-from tests.integration.system_rig import DEADLINE_S, Answer, Caller, Program, program, until, write_settings
+from tests.integration.system_rig import DEADLINE_S, Caller, Program, program, until, write_settings
+from tests.integration.traffic_rig import Traffic, answers, ask, counters, traffic
 
 KILLS = 50
 CALM_REQUESTS = 40
-CLIENTS = 3
-PAUSE_S = 0.06  # between a client's requests: what two cores serve, mirror and check beside the kills
 SEED = 20261124
 # What a kill swallowed holds the order until it is late: with the default of 10 s, monitors that live for a second
 # would never write at all.
@@ -45,33 +44,6 @@ noise_rate = 0.3
 replay_rate = 0.5
 needle_rate = 0.3
 """
-
-
-@dataclass
-class Traffic:
-    """Clients that send the corpus over and over, and what they got."""
-
-    port: int
-    requests: list[bytes]
-    expected: list[Answer]
-    sampled: int = 0
-    served: int = 0
-    stopping: bool = False
-
-    async def client(self, seed: int) -> None:
-        """One client until it is told to stop: any error and any changed byte fails here."""
-        caller, chance = Caller(self.port), random.Random(seed)
-        while not self.stopping:
-            await self.one(caller, chance.randrange(len(self.requests)))
-            await asyncio.sleep(chance.uniform(0.0, 2 * PAUSE_S))  # pace: the load is bounded
-        await caller.aclose()
-
-    async def one(self, caller: Caller, number: int) -> None:
-        raw = self.requests[number]
-        answer = await caller.send(raw)
-        assert answer.end_to_end() == self.expected[number].end_to_end(), number
-        self.served += 1
-        self.sampled += b"x-parity-mirror" not in raw and raw.startswith(b"POST /v1/")
 
 
 @dataclass
@@ -151,26 +123,6 @@ class Deaths:
         return found.st_size, found.st_mtime_ns
 
 
-async def ask(caller: Caller, path: str) -> Any:
-    """What a control port answers."""
-    return orjson.loads((await caller.send(b"GET %b HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" % path.encode())).body)
-
-
-async def counters(caller: Caller) -> dict[str, float]:
-    """The samples of `/metrics`, by name and labels."""
-    answer = await caller.send(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-    lines = [line.rpartition(" ") for line in answer.body.decode().splitlines() if not line.startswith("#")]
-    return {name: float(value) for name, _, value in lines}
-
-
-async def answers(caller: Caller, path: str, wanted: Callable[[Any], bool], within_s: float = 15.0) -> Any:
-    """The first answer that is as wanted."""
-    async with asyncio.timeout(within_s):
-        while not wanted(told := await ask(caller, path)):  # noqa: ASYNC110  another process has no event
-            await asyncio.sleep(0.02)
-    return told
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_fifty_kills_under_load_lose_nothing_and_count_nothing_twice(tmp_path: Path) -> None:
@@ -181,26 +133,18 @@ async def _run(folder: Path) -> None:
     script = Script(fresh_sampling=False, faults={"tool_argument": 0.02})
     async with ScriptedServer(script) as candidate, ScriptedServer(Script(fresh_sampling=False)) as reference:
         config = write_settings(folder, candidate.url, reference.url, rate=1.0, more=MIRROR)
-        requests = corpus()
-        direct = Caller(candidate.port)
-        expected = [await direct.send(raw) for raw in requests]
-        async with program("relay", config) as relay:
-            traffic = Traffic(relay.port, requests, expected)
-            survivor = Survivor(folder / "ledger.sqlite")
-            clients = [asyncio.create_task(traffic.client(seed)) for seed in range(CLIENTS)]
-            try:
-                async with nursery(config) as nursed:
-                    await _kill(nursed, folder, survivor, clients)
-            finally:
-                traffic.stopping = True
-                await asyncio.gather(*clients)
+        survivor = Survivor(folder / "ledger.sqlite")
+        async with program("relay", config) as relay, traffic(relay.port, candidate) as sent:
+            async with nursery(config) as nursed:
+                await _kill(nursed, folder, survivor, sent)
+            await sent.stop()
             config.write_text(config.read_text().replace(HASTE, CALM))
             async with program("monitor", config) as monitor:
-                await _settle(monitor, relay, traffic)
-                await _check(folder, monitor, relay, traffic, survivor)
+                await _settle(monitor, relay, sent)
+                await _check(folder, monitor, relay, sent, survivor)
 
 
-async def _kill(nursed: Nursery, folder: Path, survivor: Survivor, clients: list[asyncio.Task[None]]) -> None:
+async def _kill(nursed: Nursery, folder: Path, survivor: Survivor, sent: Traffic) -> None:
     chance = random.Random(SEED)
     deaths = Deaths(nursed, folder / "ledger.sqlite-wal", chance)
     await deaths.one("working")  # so that there is a ledger to survive
@@ -211,7 +155,7 @@ async def _kill(nursed: Nursery, folder: Path, survivor: Survivor, clients: list
         await asyncio.to_thread(survivor.read)
         if deaths.shown is not None:
             assert await asyncio.to_thread(survivor.explains, deaths.shown), (kind, deaths.shown)
-        assert not any(client.done() for client in clients), [client.exception() for client in clients if client.done()]
+        sent.check()
         print(f"{kind:>8}: {len(survivor.rows) - before} rows")
     print(deaths.codes, len(survivor.rows))
     assert deaths.codes[-signal.SIGKILL] >= KILLS - 5, deaths.codes  # a drain may have been over before its kill
@@ -219,19 +163,19 @@ async def _kill(nursed: Nursery, folder: Path, survivor: Survivor, clients: list
     assert not any("Traceback" in line for line in nursed.errors), nursed.errors
 
 
-async def _settle(monitor: Program, relay: Program, traffic: Traffic) -> None:
+async def _settle(monitor: Program, relay: Program, sent: Traffic) -> None:
     """The last monitor has a row of everything, and of some more that nothing has hindered."""
     control, client = Caller(monitor.port), Caller(relay.port)
     await answers(control, "/readyz", lambda told: all(told["conditions"].values()))
-    before, number = traffic.sampled, 0
-    while traffic.sampled < before + CALM_REQUESTS:
-        await traffic.one(client, number)
+    before, number = sent.sampled, 0
+    while sent.sampled < before + CALM_REQUESTS:
+        await sent.one(client, number)
         number += 1
-    await answers(control, "/gate", lambda told: told["coverage"]["sampled"] >= traffic.sampled, 40.0)
+    await answers(control, "/gate", lambda told: told["coverage"]["sampled"] >= sent.sampled, 40.0)
     await answers(control, "/state", lambda told: not (told["order"]["unreleased"] + told["ledger"]["waiting_rows"]))
 
 
-async def _check(folder: Path, monitor: Program, relay: Program, traffic: Traffic, survivor: Survivor) -> None:
+async def _check(folder: Path, monitor: Program, relay: Program, sent: Traffic, survivor: Survivor) -> None:
     caller = Caller(monitor.port)
     gate = await ask(caller, "/gate")
     words = (sys.executable, "-m", "proxy.cli", "verdict", str(folder / "ledger.sqlite"), "--json")
@@ -243,27 +187,25 @@ async def _check(folder: Path, monitor: Program, relay: Program, traffic: Traffi
     assert survivor.explains(gate)
     live = [row for row in survivor.rows if row.kind == "live"]
     assert {row.worker.rpartition("-")[0] for row in live} == {f"0-{relay.pid}"}
-    assert sorted(row.sequence for row in live) == list(range(traffic.sampled))
+    assert sorted(row.sequence for row in live) == list(range(sent.sampled))
     ids = Counter(row.id for row in live if row.id)
     assert [id for id, number in ids.items() if number > 1] == []
     positions = [row.position for row in survivor.rows]
     assert positions == sorted(set(positions))
 
     async with asyncio.timeout(5):  # a relay tells its counts once a second
-        while (told := await counters(caller))["parity_relay_sampled_total"] < traffic.sampled:  # noqa: ASYNC110
+        while (told := await counters(caller))["parity_relay_sampled_total"] < sent.sampled:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
     dropped = sum(value for name, value in told.items() if name.startswith("parity_feed_dropped_total"))
-    assert told["parity_relay_sampled_total"] == traffic.sampled
-    assert told["parity_feed_offered_total"] == 2 * traffic.sampled  # a mark and an end of each
+    assert told["parity_relay_sampled_total"] == sent.sampled
+    assert told["parity_feed_offered_total"] == 2 * sent.sampled  # a mark and an end of each
     assert told["parity_feed_sent_total"] + dropped == told["parity_feed_offered_total"]
     unseen = [row for row in live if not row.id]
     assert {(row.disposition, row.reason) for row in unseen} == {("lost", "late")}  # what the kills took
-    assert sum(row.disposition == "scored" for row in live) > traffic.sampled / 4
+    assert sum(row.disposition == "scored" for row in live) > sent.sampled / 4
     calm = sorted(live, key=lambda row: row.sequence)[-CALM_REQUESTS:]
     assert not any(row.disposition == "lost" for row in calm)
-    print(
-        f"{len(survivor.rows)} rows, {traffic.sampled} sampled of {traffic.served} served, {len(unseen)} taken by kills"
-    )
+    print(f"{len(survivor.rows)} rows, {sent.sampled} sampled of {sent.served} served, {len(unseen)} taken by kills")
     print(Counter((row.disposition, row.reason) for row in live))
 
 
