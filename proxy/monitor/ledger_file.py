@@ -25,6 +25,7 @@ SMALLEST_BYTES = 512  # Source: SQLite's file format, the smallest page
 WAL_LIMIT_BYTES = 16 * 1024 * 1024  # *choice*: what the WAL is cut back to after a checkpoint
 FULL_CHECK_BYTES = 64 * 1024 * 1024  # *choice*: up to here every page is checked at opening, in well under 1 s
 
+_LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _CORRUPT = "it is corrupt ({}); restore it from a copy, or move it away"
 _SCHEMA = """
 CREATE TABLE names (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
@@ -156,11 +157,11 @@ def open_reader(path: Path) -> sqlite3.Connection:
     with said_plainly(path, "read it"):
         try:
             connection = _connect_reading(f"{uri}?mode=ro")
-        except sqlite3.OperationalError:
+        except sqlite3.OperationalError as error:
             # A WAL database in a directory that we may not write has no place for its index. Without anything in
-            # the WAL the file alone is whole, and it may be read as it stands.
+            # the WAL the file alone is whole, and it may be read as it stands; unless somebody holds it locked.
             wal = path.with_name(path.name + "-wal")
-            if wal.exists() and wal.stat().st_size > 0:
+            if _primary(error) in _LOCKED or (wal.exists() and wal.stat().st_size > 0):
                 raise
             connection = _connect_reading(f"{uri}?mode=ro&immutable=1")
         try:
@@ -253,14 +254,18 @@ def _check_pages(connection: sqlite3.Connection, path: Path) -> None:
         raise LedgerError(f"ledger {path}: is corrupt ({finding}); restore it from a copy, or move it away")
 
 
-def _fix(error: sqlite3.Error) -> str:
+def _primary(error: sqlite3.Error) -> int | None:
     code = getattr(error, "sqlite_errorcode", None)
-    primary = code & 0xFF if isinstance(code, int) else None
+    return code & 0xFF if isinstance(code, int) else None
+
+
+def _fix(error: sqlite3.Error) -> str:
+    primary = _primary(error)
     if primary == sqlite3.SQLITE_FULL:
         return "the disk is full; free some space, or lower ledger.max_bytes or ledger.retention_days"
     if primary == sqlite3.SQLITE_READONLY:
         return "the file is read-only for this user; make it writable, or set another ledger.path"
-    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+    if primary in _LOCKED:
         return "another program holds it locked; close that one (an open sqlite3 shell?), then try again"
     if primary == sqlite3.SQLITE_NOTADB:
         return "it is not a database; set ledger.path to another file, or move this one away"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import resource
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +18,7 @@ from backends.scripted import Script, ScriptedServer
 from proxy.monitor.ledger_reader import open_read_only
 from proxy.report.recompute import recompute
 from tests.integration.system_rig import Caller, Program, program, until, write_settings
-from tests.integration.traffic_rig import answers, ask, traffic
+from tests.integration.traffic_rig import Traffic, answers, ask, traffic
 
 MIRROR = "[mirror]\nneedle_rate = 0.3\n"
 
@@ -97,7 +95,46 @@ async def test_what_is_sampled_meanwhile_is_written_afterwards(trouble: Disk | Q
     async with ScriptedServer(script) as candidate, ScriptedServer(script) as reference:
         with trouble.place(tmp_path) as folder:
             config = write_settings(folder, candidate.url, reference.url, rate=1.0, more=MIRROR)
-            async with program("relay", config) as relay, program("monitor", config, through=trouble.through) as monitor:
-                await _through(trouble, folder, relay, monitor, candidate)
-            alone = orjson.loads(orjson.dumps(recompute(folder / "ledger.sqlite")))
-            assert alone == trouble.gate  # type: ignore[union-attr]
+            async with (
+                program("relay", config) as relay,
+                program("monitor", config, through=trouble.through) as monitor,
+                traffic(relay.port, candidate) as sent,
+            ):
+                gate = await _through(trouble, monitor, sent)
+            alone = recompute(folder / "ledger.sqlite")
+            live = [row.sequence for row in open_read_only(folder / "ledger.sqlite").rows(1) if row.kind == "live"]
+    assert orjson.loads(orjson.dumps(alone)) == gate
+    assert sorted(live) == list(range(sent.sampled))
+    assert not any("Traceback" in line for line in monitor.errors), monitor.errors
+
+
+async def _through(trouble: Disk | Quota | Shell, monitor: Program, sent: Traffic) -> Any:
+    """The last answer of `/gate`, after the ledger was away and came back."""
+    control = Caller(monitor.port)
+    await answers(control, "/gate", lambda told: told["coverage"]["sampled"] > 0)
+    trouble.begin(monitor)
+    gate = await answers(control, "/gate", lambda told: failing(told), 60.0)
+    assert gate["verdict"] == "inconclusive"
+    assert trouble.words in failing(gate)
+    assert not (await ask(control, "/readyz"))["conditions"]["ledger_writable"]
+    before = sent.served
+    await until(lambda: sent.served >= before + 60)
+    sent.check()
+    still = await ask(control, "/gate")
+    assert failing(still)
+    assert still["coverage"] == gate["coverage"]  # evidence is what is durable
+
+    trouble.end(monitor)
+    await answers(control, "/gate", lambda told: not failing(told))
+    await sent.stop()
+    gate = await answers(control, "/gate", lambda told: told["coverage"]["sampled"] >= sent.sampled, 60.0)
+    await answers(control, "/state", lambda told: not (told["order"]["unreleased"] + told["ledger"]["waiting_rows"]))
+    state = await ask(control, "/state")
+    assert state["ledger"]["errors"] > 0
+    assert state["ledger"]["rows_dropped"] == 0
+    return await ask(control, "/gate")
+
+
+def failing(gate: dict[str, Any]) -> str:
+    """What the verdict says of a ledger that cannot be written; empty when it can."""
+    return next((reason for reason in gate["reasons"] if "the ledger cannot be written" in reason), "")
