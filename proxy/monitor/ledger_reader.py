@@ -255,7 +255,7 @@ class LedgerReader:
     def prompts_agreed(self, epoch: int, after: int, limit: int) -> list[bool]:
         """Whether both arms counted the same prompt tokens, for the latest `limit` live rows of an epoch past position
         `after` where both counts are known; oldest first. Pruned rows are forgotten."""
-        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+        with snapshot(self.path) as connection:
             found = connection.execute(
                 "SELECT prompt_tokens = reference_prompt_tokens FROM exchanges WHERE epoch = ? AND kind = ? AND "
                 "position > ? AND prompt_tokens IS NOT NULL AND reference_prompt_tokens IS NOT NULL "

@@ -148,27 +148,30 @@ class Survivor:
             self.rows.append(row)
             last = row.position
 
-    def explains(self, gate: dict[str, Any]) -> bool:
-        """Whether this answer of `/gate` is, to the last bit, what the first rows give. Ask in rising order."""
+    def contradicts(self, gate: dict[str, Any]) -> dict[str, Any]:
+        """What in this answer of `/gate` is not, to the last bit, what the first rows give. Ask in rising order."""
         standing = self._fresh() if self._standing is None else self._standing
-        self._standing = standing
-        while _plain(standing) != gate:
+        self._standing, nearest = standing, {}
+        while (found := _plain(standing)) != gate:
+            if found["coverage"]["sampled"] == gate["coverage"]["sampled"]:
+                nearest = {key: (gate[key], found.get(key)) for key in gate if gate[key] != found.get(key)}
             if self._folded == len(self.rows):
-                return False
+                return nearest or gate
             standing.fold(self.rows[self._folded : self._folded + 1])
             self._folded += 1
-        return True
+        return {}
 
     def again(self) -> list[LedgerRow]:
         """All rows, read anew from the first."""
         return list(open_read_only(self._path).rows(1))
 
     def _fresh(self) -> Standing:
-        latest = open_read_only(self._path).latest_epoch()
+        reader = open_read_only(self._path)
+        (opening,), latest = reader.epoch_openings(), reader.latest_epoch()
         assert latest is not None
         budgets, rules = read_gate(latest[1])
         standing = Standing(str(latest[1]["recipe"]), lambda: EvidenceState(budgets, rules))
-        standing.begin(*latest, 0.0)
+        standing.begin(opening, latest[1])
         return standing
 
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from proxy.monitor.ledger import SqliteLedger
 from proxy.monitor.order import SamplingOrder, Slot
 from proxy.monitor.record import lost_row
-from proxy.monitor.rows import LedgerRow, ScoreRow
+from proxy.monitor.rows import LedgerRow, Opening, ScoreRow
 from proxy.monitor.standing import Standing
 from proxy.monitor.watch import gate_of
 from proxy.monitor.writer import LedgerWriter
@@ -85,7 +85,7 @@ async def _completed(path: Path, ends: Sequence[End], chance: random.Random) -> 
     ledger = SqliteLedger(LedgerSettings(path=path), is_mismatch=is_mismatch)
     ledger.open_epoch(contract, "first", 1.0)
     live = _fresh()
-    live.begin(1, contract, 1.0)
+    live.begin(Opening(1, 1.0, "first"), contract)
     durable: list[LedgerRow] = []
 
     def told(rows: Sequence[LedgerRow]) -> None:

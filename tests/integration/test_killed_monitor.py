@@ -154,7 +154,7 @@ async def _kill(nursed: Nursery, folder: Path, survivor: Survivor, sent: Traffic
         await deaths.one(kind)
         await asyncio.to_thread(survivor.read)
         if deaths.shown is not None:
-            assert await asyncio.to_thread(survivor.explains, deaths.shown), (kind, deaths.shown)
+            assert await asyncio.to_thread(survivor.contradicts, deaths.shown) == {}, kind
         sent.check()
         print(f"{kind:>8}: {len(survivor.rows) - before} rows")
     print(deaths.codes, len(survivor.rows))
@@ -184,7 +184,7 @@ async def _check(folder: Path, monitor: Program, relay: Program, sent: Traffic, 
 
     survivor.read()
     assert survivor.again() == survivor.rows  # nothing that had been read was changed later
-    assert survivor.explains(gate)
+    assert survivor.contradicts(gate) == {}
     live = [row for row in survivor.rows if row.kind == "live"]
     assert {row.worker.rpartition("-")[0] for row in live} == {f"0-{relay.pid}"}
     assert sorted(row.sequence for row in live) == list(range(sent.sampled))

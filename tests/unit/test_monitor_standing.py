@@ -58,6 +58,23 @@ def test_before_the_ledger_was_read_there_is_no_verdict() -> None:
     assert (verdict.state, verdict.recipe) == ("inconclusive", "awq")
 
 
+def test_while_the_ledger_is_being_read_there_is_no_verdict_of_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read on another thread: whoever asks meanwhile must not see the evidence without what holds it."""
+    ledger, of, told = MemoryLedger(), Standing("awq", evidence), []
+    ledger.append([scored(n) for n in range(20)])
+    for name in ("observations", "epoch_openings", "prompt_token_mismatches", "prompts_agreed"):
+
+        def read(*asked: Any, name: str = name, call: Any = getattr(ledger, name)) -> Any:
+            told.append((name, of.verdict(()).reasons))
+            return call(*asked)
+
+        monkeypatch.setattr(ledger, name, read)
+    of.resume(ledger, 1, {"recipe": "awq"})
+    assert len(told) == 4
+    assert {reasons for _, reasons in told} == {("the monitor is reading its ledger",)}
+    assert of.verdict(()).coverage.sampled == 20
+
+
 def test_holds_reach_the_verdict_until_the_next_epoch() -> None:
     of = standing(MemoryLedger())
     of.hold("the contract changed")
