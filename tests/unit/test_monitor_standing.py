@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -62,16 +64,15 @@ def test_while_the_ledger_is_being_read_there_is_no_verdict_of_a_part(monkeypatc
     """It is read on another thread: whoever asks meanwhile must not see the evidence without what holds it."""
     ledger, of, told = MemoryLedger(), Standing("awq", evidence), []
     ledger.append([scored(n) for n in range(20)])
+
+    def read(call: Callable[..., Any], *asked: Any) -> Any:
+        told.append(of.verdict(()).reasons)
+        return call(*asked)
+
     for name in ("observations", "epoch_openings", "prompt_token_mismatches", "prompts_agreed"):
-
-        def read(*asked: Any, name: str = name, call: Any = getattr(ledger, name)) -> Any:
-            told.append((name, of.verdict(()).reasons))
-            return call(*asked)
-
-        monkeypatch.setattr(ledger, name, read)
+        monkeypatch.setattr(ledger, name, partial(read, getattr(ledger, name)))
     of.resume(ledger, 1, {"recipe": "awq"})
-    assert len(told) == 4
-    assert {reasons for _, reasons in told} == {("the monitor is reading its ledger",)}
+    assert told == [("the monitor is reading its ledger",)] * 4
     assert of.verdict(()).coverage.sampled == 20
 
 
