@@ -176,7 +176,8 @@ async def _relay(loaded: Loaded, index: int, port: int | None, shutdown: asyncio
     settings = loaded.settings
     if port is not None:
         settings = settings.model_copy(update={"relay": settings.relay.model_copy(update={"port": port})})
-    worker = f"{index}-{os.getpid()}"
+    # In a container every life has the same pid; the ledger would take its numbers for those of the one before.
+    worker = f"{index}-{os.getpid()}-{os.urandom(3).hex()}"
     counters = RelayCounters()
     feed = UnixFeedSender(settings.feed, worker=worker, stats=counters.snapshot)
     await feed.start()

@@ -10,8 +10,8 @@
 Delivery is at least once while both ends live: a frame stays in the relay's queue until the monitor has
 acknowledged it, and after a reconnection every unacknowledged frame is sent again, in order. So the
 monitor may see an event twice and MUST ignore what it knows by (kind of event, worker, sequence). What the
-monitor had acknowledged and not yet written when it was killed is gone; the cumulative counts in the
-stats frames (`sampled`) show how many that were.
+monitor had acknowledged and not yet written when it was killed is gone. The next monitor knows which numbers those
+were from the worker's next event, or from its stats frame once nothing is queued (`sampled`), and counts them as lost.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Who is speaking. A restarted worker has another pid, and should have another name."""
+    """Who is speaking. A restarted worker MUST have another name: it counts from 0 again."""
 
     worker: str
     pid: int

@@ -14,7 +14,7 @@
     writer.py       rows to the ledger, in batches, by one thread
     standing.py     the current epoch's evidence and its verdict;  watch.py notices changed arms
 
-    ledger.py       the ledger in SQLite;  ledger_file, ledger_reader, packing, retention its back rooms
+    ledger.py       the ledger in SQLite;  ledger_file, _reader, _snapshot, _records, packing, retention its rooms
     exposition.py   what Prometheus sees
     control.py      the control port;  guard.py, gate.py, page/ its rooms
 

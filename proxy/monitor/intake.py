@@ -22,6 +22,7 @@ from proxy.settings import MirrorSettings
 from scorers.records import Reason
 
 MAX_EARLY_EVENTS = 65_536  # choice: events that come while the ledger is being read
+MAX_EARLY_COUNTS = 1_024  # choice: of relay workers, meanwhile
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Intake:
         self._early: list[RelayEvent] = []
         self._early_bytes = 0
         self._early_dropped = 0
+        self._early_counts: dict[str, int] = {}
         self._jobs: dict[int, Job] = {}
         self._leaving = False
         self.backlog = Backlog(max_jobs=settings.max_queue_exchanges, max_bytes=settings.max_queue_bytes)
@@ -85,6 +87,9 @@ class Intake:
         early, self._early, self._early_bytes = self._early, [], 0
         for event in early:
             self.take(event)
+        counts, self._early_counts = self._early_counts, {}
+        for worker, sampled in counts.items():
+            self.expect(worker, sampled)
 
     def take(self, event: RelayEvent) -> None:
         """One event of a relay. Never raises."""
@@ -97,6 +102,15 @@ class Intake:
             self._take(self._order, event)
         except Exception:  # noqa: BLE001  an event that we cannot take costs itself, never the feed
             _log.exception("an event of the relay was not taken")
+
+    def expect(self, worker: str, sampled: int) -> None:
+        """A relay worker has sampled so many requests, and everything that it had to tell of them was acknowledged."""
+        if self._leaving:
+            return
+        if self._order is not None:
+            self._order.expect(worker, sampled, self._wall(), self._clock())
+        elif worker in self._early_counts or len(self._early_counts) < MAX_EARLY_COUNTS:
+            self._early_counts[worker] = sampled
 
     async def work(self) -> None:
         """One worker's life. Each job is a task of its own, so that lateness can end it alone."""

@@ -25,6 +25,8 @@ SMALLEST_BYTES = 512  # Source: SQLite's file format, the smallest page
 WAL_LIMIT_BYTES = 16 * 1024 * 1024  # *choice*: what the WAL is cut back to after a checkpoint
 FULL_CHECK_BYTES = 64 * 1024 * 1024  # *choice*: up to here every page is checked at opening, in well under 1 s
 
+_LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_CORRUPT = "it is corrupt ({}); restore it from a copy, or move it away"
 _SCHEMA = """
 CREATE TABLE names (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
 CREATE TABLE shapes (id INTEGER PRIMARY KEY, slots TEXT NOT NULL UNIQUE) STRICT;
@@ -62,6 +64,8 @@ def said_plainly(path: Path, doing: str) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise LedgerError(f"ledger {path}: cannot {doing}: {_fix(error)}") from error
+    except UnicodeDecodeError as error:  # SQLite quotes damaged text in its own message, and the module stumbles on it
+        raise LedgerError(f"ledger {path}: cannot {doing}: {_CORRUPT.format(error.reason)}") from error
     except OSError as error:
         raise LedgerError(f"ledger {path}: cannot {doing}: {error.strerror or error}") from error
 
@@ -128,6 +132,9 @@ def open_writer(path: Path) -> sqlite3.Connection:
             connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
             if fresh:
                 _create(connection)
+            if _ends_inside_a_page(connection, path):  # a write that a full disk cut short is still in the WAL, whole
+                connection.execute("PRAGMA wal_checkpoint(FULL)")
+                _check_end(connection, path)
             _check_pages(connection, path)
             connection.execute("BEGIN IMMEDIATE")
             # A read-only file is found out now, not at the first row. BEGIN alone would not: it becomes a reader's.
@@ -150,15 +157,16 @@ def open_reader(path: Path) -> sqlite3.Connection:
     with said_plainly(path, "read it"):
         try:
             connection = _connect_reading(f"{uri}?mode=ro")
-        except sqlite3.OperationalError:
+        except sqlite3.OperationalError as error:
             # A WAL database in a directory that we may not write has no place for its index. Without anything in
-            # the WAL the file alone is whole, and it may be read as it stands.
+            # the WAL the file alone is whole, and it may be read as it stands; unless somebody holds it locked.
             wal = path.with_name(path.name + "-wal")
-            if wal.exists() and wal.stat().st_size > 0:
+            if _primary(error) in _LOCKED or (wal.exists() and wal.stat().st_size > 0):
                 raise
             connection = _connect_reading(f"{uri}?mode=ro&immutable=1")
         try:
             _check_version(connection, path)
+            _check_end(connection, path)
         except BaseException:  # the descriptor must not stay open; re-raised as it came
             connection.close()
             raise
@@ -183,7 +191,7 @@ def _configure(connection: sqlite3.Connection) -> None:
 
 
 def _check_file(path: Path) -> bool:
-    """True when there is nothing there yet. Raises: LedgerError for a directory.
+    """True when there is nothing there yet. Raises: LedgerError for a directory, and for a WAL without its file.
 
     By stat alone: opening the file here would, on closing it, drop the locks of a live connection of this process.
     """
@@ -193,6 +201,12 @@ def _check_file(path: Path) -> bool:
         size = path.stat().st_size if path.exists() else 0
         if 0 < size < SMALLEST_BYTES:  # SQLite would take it for an empty one and write over it
             raise LedgerError(f"ledger {path}: is not a database; set ledger.path to another file, or move it away")
+        wal = path.with_name(path.name + "-wal")
+        if size == 0 and wal.exists() and wal.stat().st_size > 0:  # SQLite would delete it, and begin a new ledger
+            raise LedgerError(
+                f"ledger {path}: is gone or was cut to nothing, and {wal.name} is left of it; "
+                "restore both from a copy, or move that away too"
+            )
         return size == 0
 
 
@@ -219,6 +233,18 @@ def _check_version(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
+def _ends_inside_a_page(connection: sqlite3.Connection, path: Path) -> bool:
+    return bool(path.stat().st_size % connection.execute("PRAGMA page_size").fetchone()[0])
+
+
+def _check_end(connection: sqlite3.Connection, path: Path) -> None:
+    # SQLite fills up such a page with zeros, and zeros are good numbers.
+    if _ends_inside_a_page(connection, path):
+        raise LedgerError(
+            f"ledger {path}: is corrupt (it was cut short inside a page); restore it from a copy, or move it away"
+        )
+
+
 def _check_pages(connection: sqlite3.Connection, path: Path) -> None:
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     if pages * PAGE_BYTES > FULL_CHECK_BYTES:
@@ -228,19 +254,23 @@ def _check_pages(connection: sqlite3.Connection, path: Path) -> None:
         raise LedgerError(f"ledger {path}: is corrupt ({finding}); restore it from a copy, or move it away")
 
 
-def _fix(error: sqlite3.Error) -> str:
+def _primary(error: sqlite3.Error) -> int | None:
     code = getattr(error, "sqlite_errorcode", None)
-    primary = code & 0xFF if isinstance(code, int) else None
+    return code & 0xFF if isinstance(code, int) else None
+
+
+def _fix(error: sqlite3.Error) -> str:
+    primary = _primary(error)
     if primary == sqlite3.SQLITE_FULL:
         return "the disk is full; free some space, or lower ledger.max_bytes or ledger.retention_days"
     if primary == sqlite3.SQLITE_READONLY:
         return "the file is read-only for this user; make it writable, or set another ledger.path"
-    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+    if primary in _LOCKED:
         return "another program holds it locked; close that one (an open sqlite3 shell?), then try again"
     if primary == sqlite3.SQLITE_NOTADB:
         return "it is not a database; set ledger.path to another file, or move this one away"
     if primary == sqlite3.SQLITE_CORRUPT:
-        return f"it is corrupt ({error}); restore it from a copy, or move it away"
+        return _CORRUPT.format(error)
     if primary == sqlite3.SQLITE_CANTOPEN:
         return "the file or its directory cannot be opened; check that both exist and their permissions"
     if primary == sqlite3.SQLITE_IOERR:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +16,12 @@ from typing import Any, Literal
 from proxy.errors import LedgerError
 from proxy.monitor.ledger_file import open_reader, said_plainly
 from proxy.monitor.ledger_records import COLUMNS, DISPOSITIONS, JOINS, KINDS, Shapes, inflate, parse_stratum, read_row
+from proxy.monitor.ledger_snapshot import snapshot, span_of
 from proxy.monitor.rows import RESET, LedgerRow, Opening, PairBodies
 from scorers.records import Observation, Stratum
 
 MAX_PAGE = 500  # *choice*: pairs in one answer
+MAX_WORKERS = 512  # *choice*: relay workers that are remembered; a name is one life's, so they pile up over restarts
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,28 +81,34 @@ class LedgerReader:
 
         A reset may lie ahead of the rows, when a kill took those in work; new rows come after it.
         """
-        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+        with snapshot(self.path) as connection:
             return max(last_position(connection), *(int(reset["position"]) for reset in _resets(connection)), -1) + 1
 
     def observations(self, epoch: int, after: int = -1) -> Iterator[Observation]:
         """Every row of an epoch past position `after`, in rising position, streamed.
 
-        Raises:  LedgerError when rows past `after` have been pruned: start from the checkpoint then.
+        Raises:  LedgerError when rows past `after` have been pruned: start from the checkpoint then; and at the end,
+                 when there were fewer or more rows than were ever written.
         """
-        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
-            bounds = _bounds(connection, self.path, epoch, after)
-            if bounds is None:
+        with snapshot(self.path) as connection:
+            span = span_of(connection, self.path, epoch, after)
+            if span is None:
                 return
+            last = after
             shapes = Shapes(connection)
             names = _names(connection)
             strata: dict[int | None, Stratum | None] = {None: None}
             cursor = connection.execute(
                 "SELECT position, kind, disposition, reason, stratum, shape, scores FROM exchanges "
                 "WHERE position BETWEEN ? AND ? AND epoch = ? ORDER BY position",
-                (*bounds, epoch),
+                (span.first, span.last, epoch),
             )
             while chunk := cursor.fetchmany(512):
+                span.found += len(chunk)
                 for position, kind, disposition, reason, stratum, shape, scores in chunk:
+                    if position <= last:
+                        raise ValueError(f"position {position} comes after {last}")
+                    last = position
                     if stratum not in strata:
                         strata[stratum] = parse_stratum(names[stratum])
                     candidate, noise = shapes[shape].sides(scores)
@@ -114,20 +121,23 @@ class LedgerReader:
                         candidate,
                         noise,
                     )
+            span.check()
 
     def rows(self, epoch: int, after: int = -1) -> Iterator[LedgerRow]:
         """The same rows whole, less bodies and explanations: for export."""
-        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
-            bounds = _bounds(connection, self.path, epoch, after)
-            if bounds is None:
+        with snapshot(self.path) as connection:
+            span = span_of(connection, self.path, epoch, after)
+            if span is None:
                 return
             shapes = Shapes(connection)
             cursor = connection.execute(
                 f"SELECT {COLUMNS} FROM {JOINS} WHERE e.position BETWEEN ? AND ? AND e.epoch = ? ORDER BY e.position",
-                (*bounds, epoch),
+                (span.first, span.last, epoch),
             )
             for record in cursor:
+                span.found += 1
                 yield read_row(record, shapes)
+            span.check()
 
     def pairs(self, *, limit: int, before: int | None, score: str | None, mismatched: bool) -> list[LedgerRow]:
         """The latest rows that have bodies, latest first, below position `before`, at most MAX_PAGE.
@@ -136,7 +146,7 @@ class LedgerReader:
         number of that name for the candidate; `mismatched` those where it (or any gating score) is a mismatch.
         """
         top = before if before is not None else 1 << 62
-        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+        with snapshot(self.path) as connection:
             if score is None:
                 source = "bodies b" if not mismatched else "bodies b INDEXED BY bodies_mismatched"
                 where = "b.position < ?" + (" AND b.mismatched" if mismatched else "")
@@ -159,7 +169,7 @@ class LedgerReader:
         A probe has the id of the exchange that it was planted in; without `kind` the exchange comes first.
         """
         kinds = KINDS if kind is None else (kind,)
-        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+        with snapshot(self.path) as connection:
             record = connection.execute(
                 f"SELECT {COLUMNS}, b.explanations, b.request, b.candidate, b.reference, b.control "
                 f"FROM bodies b JOIN ({JOINS}) ON e.position = b.position "
@@ -179,12 +189,12 @@ class LedgerReader:
 
     def epochs(self) -> list[Epoch]:
         """All epochs, oldest first."""
-        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+        with snapshot(self.path) as connection:
             return read_epochs(connection)
 
     def checkpoint_of(self, epoch: int) -> Checkpoint | None:
         """The latest evidence checkpoint of an epoch."""
-        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+        with snapshot(self.path) as connection:
             found = connection.execute(
                 "SELECT epoch, position, state FROM checkpoints WHERE epoch = ?", (epoch,)
             ).fetchone()
@@ -192,7 +202,7 @@ class LedgerReader:
 
     def events(self, limit: int = 100) -> list[LedgerEvent]:
         """The latest events, latest first."""
-        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+        with snapshot(self.path) as connection:
             found = connection.execute(
                 "SELECT number, at_unix_s, kind, detail FROM events ORDER BY number DESC LIMIT ?", (limit,)
             )
@@ -208,18 +218,24 @@ class LedgerReader:
         return [Opening(epoch.number, epoch.opened_unix_s, epoch.reason) for epoch in self.epochs()]
 
     def numbers(self, limit: int) -> list[tuple[str, int]]:
-        """(worker, sequence) of the latest `limit` live rows with a worker: what a feed may send again."""
-        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+        """(worker, sequence) of the latest `limit` live rows with a worker, and the last of each of MAX_WORKERS.
+
+        What a feed may send again is among the former. Of a worker that was silent meanwhile there is the latter: it
+        goes on from there, and without it would count from 0 again.
+        """
+        live = f"FROM exchanges e JOIN names n ON n.id = e.worker WHERE e.kind = {KINDS.index('live')} AND n.name != ''"
+        with snapshot(self.path) as connection:
             found = connection.execute(
-                f"SELECT n.name, e.sequence FROM exchanges e JOIN names n ON n.id = e.worker "
-                f"WHERE e.kind = {KINDS.index('live')} AND n.name != '' ORDER BY e.position DESC LIMIT ?",
-                (limit,),
+                f"SELECT * FROM (SELECT n.name, e.sequence {live} ORDER BY e.position DESC LIMIT ?) UNION "
+                f"SELECT * FROM (SELECT n.name, max(e.sequence) {live} GROUP BY e.worker "
+                "ORDER BY max(e.position) DESC LIMIT ?)",
+                (limit, MAX_WORKERS),
             )
             return [(worker, sequence) for worker, sequence in found]
 
     def reset_position(self, epoch: int) -> int | None:
         """The position after which an epoch's evidence begins by an operator's latest reset; None without one."""
-        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+        with snapshot(self.path) as connection:
             resets = _resets(connection)
         return max((int(reset["position"]) for reset in resets if reset["epoch"] == epoch), default=None)
 
@@ -228,7 +244,7 @@ class LedgerReader:
 
         Pruned rows are forgotten.
         """
-        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+        with snapshot(self.path) as connection:
             found = connection.execute(
                 "SELECT count(*) FROM exchanges "
                 "WHERE epoch = ? AND kind = ? AND position > ? AND prompt_tokens != reference_prompt_tokens",
@@ -239,7 +255,7 @@ class LedgerReader:
     def prompts_agreed(self, epoch: int, after: int, limit: int) -> list[bool]:
         """Whether both arms counted the same prompt tokens, for the latest `limit` live rows of an epoch past position
         `after` where both counts are known; oldest first. Pruned rows are forgotten."""
-        with said_plainly(self.path, "read it"), closing(open_reader(self.path)) as connection:
+        with snapshot(self.path) as connection:
             found = connection.execute(
                 "SELECT prompt_tokens = reference_prompt_tokens FROM exchanges WHERE epoch = ? AND kind = ? AND "
                 "position > ? AND prompt_tokens IS NOT NULL AND reference_prompt_tokens IS NOT NULL "
@@ -276,12 +292,15 @@ def last_position(connection: sqlite3.Connection) -> int:
 
 
 def read_epochs(connection: sqlite3.Connection) -> list[Epoch]:
-    """All epochs, oldest first."""
+    """All epochs, oldest first. Raises: LedgerError."""
     found = connection.execute(
         "SELECT number, contract, reason, opened_unix_s, closed_unix_s, first_position, last_position, row_count, "
         "pruned_through FROM epochs ORDER BY number"
     )
-    return [Epoch(number, json.loads(contract), *rest) for number, contract, *rest in found]
+    try:
+        return [Epoch(number, json.loads(contract), *rest) for number, contract, *rest in found]
+    except (TypeError, ValueError) as error:
+        raise LedgerError(f"the ledger is corrupt: the contract of an epoch cannot be read ({error})") from error
 
 
 def _resets(connection: sqlite3.Connection) -> list[Mapping[str, Any]]:
@@ -292,18 +311,3 @@ def _resets(connection: sqlite3.Connection) -> list[Mapping[str, Any]]:
 
 def _names(connection: sqlite3.Connection) -> dict[int, str]:
     return dict(connection.execute("SELECT id, name FROM names").fetchall())
-
-
-def _bounds(connection: sqlite3.Connection, path: Path, epoch: int, after: int) -> tuple[int, int] | None:
-    found = connection.execute(
-        "SELECT first_position, last_position, pruned_through FROM epochs WHERE number = ?", (epoch,)
-    ).fetchone()
-    if found is None:
-        raise LedgerError(f"ledger {path}: has no epoch {epoch}")
-    first, last, pruned_through = found
-    if after < pruned_through:
-        raise LedgerError(
-            f"ledger {path}: rows of epoch {epoch} up to position {pruned_through} were pruned; "
-            "fold from its checkpoint, or raise ledger.retention_days for the next time"
-        )
-    return None if first is None else (max(first, after + 1), last)

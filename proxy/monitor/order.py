@@ -5,7 +5,7 @@ short requests would decide first. A relay worker numbers its sampled requests; 
 on the way, so it gets a place too, and each number ends in exactly one row:
 
     mark or exchange arrives --> slot opened --> claimed --> closed with its row --> released in order
-                    number skipped --> slot opened --> not claimed in time --> closed as lost by the caller
+     number skipped, or told --> slot opened --> not claimed in time --> closed as lost by the caller
 
 Pure bookkeeping: no I/O, and the time is passed in.
 """
@@ -25,7 +25,7 @@ MAX_OPEN_SLOTS = 65_536  # choice: 218 sampled requests per second for late_afte
 MAX_HELD_BODY_BYTES = 64 * 1024 * 1024  # choice
 SKIPPED_AFTER_S = 10.0  # choice: the feed keeps its order, so what was skipped comes within a reconnect or never
 MAX_SKIPPED = 1_000_000  # choice: a larger jump is a renumbering, not a loss
-MAX_WORKERS = 1_024  # choice: names include the pid, so they pile up over restarts
+MAX_WORKERS = 1_024  # choice: a name is one life's, so they pile up over restarts; those of the ledger and as many new
 
 
 @dataclass(slots=True, eq=False)
@@ -53,7 +53,7 @@ class OrderCounts:
     """What was turned away, since the start. Units: events."""
 
     duplicates: int = 0  # the feed sent it again, or it came after its slot was closed
-    skipped: int = 0  # a worker's number that was never seen in its turn
+    skipped: int = 0  # a worker's number that was not seen in its turn
     refused: int = 0  # no room for another open slot; each becomes a lost row later
     renumbered: int = 0  # a jump too large to be a loss
     late_rows: int = 0  # a row offered after its slot had been closed
@@ -146,6 +146,18 @@ class SamplingOrder:
         if slot.due_s != slot.opened_s + self._late_after_s:
             self._schedule(slot, slot.opened_s + self._late_after_s)
         return slot
+
+    def expect(self, worker: str, count: int, at_unix_s: float, now_s: float) -> None:
+        """A worker has numbered `count` requests and has told of all: those that were never seen get slots too.
+
+        It told a monitor that was killed before it wrote them, and no later number may come to show that they are
+        missing. Their exchanges may still be under way.
+        """
+        if not self._numbers(worker, 0).skipped_before(count):
+            return
+        self._take_number(worker, count - 1, at_unix_s, now_s)
+        self.counts.skipped += 1
+        self._open_live("", worker, count - 1, at_unix_s, now_s, self._skipped_after_s)
 
     def open_probe(self, parent: Slot, now_s: float) -> Slot | None:
         """A claimed slot of its own for a planted needle; None when there is no room."""

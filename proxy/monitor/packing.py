@@ -90,9 +90,12 @@ class Shape:
 
     def _values(self, packed: bytes) -> tuple[float, ...]:
         try:
-            return cast(tuple[float, ...], self.layout.unpack(packed))
+            values = cast(tuple[float, ...], self.layout.unpack(packed))
         except struct.error as error:
             raise LedgerError(f"the ledger is corrupt: a row's scores do not fit their layout ({error})") from error
+        if not math.isfinite(sum(values)) and not all(map(math.isfinite, values)):  # one look for all is quicker
+            raise LedgerError("the ledger is corrupt: a row holds a score that is not a number")
+        return values
 
 
 def slots_of(scores: Sequence[ScoreRow]) -> tuple[Slot, ...]:

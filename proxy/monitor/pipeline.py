@@ -120,8 +120,15 @@ class Monitor:
         self._intake.take(event)
 
     def on_stats(self, worker: str, snapshot: dict[str, Any]) -> None:
-        """Takes a relay worker's cumulative counts."""
+        """Takes a relay worker's cumulative counts.
+
+        Once nothing waits in its feed, all that it sampled was acknowledged, by this monitor or by one before it. What
+        that one had not written when it was killed is then known to be missing.
+        """
         self._metrics.relay_stats(worker, snapshot)
+        sampled, feed = snapshot.get("sampled"), snapshot.get("feed")
+        if isinstance(sampled, int) and isinstance(feed, dict) and feed.get("queued") == 0:
+            self._intake.expect(worker, sampled)
 
     def on_connection(self, worker: str, connected: bool) -> None:
         """Notes that a relay worker connected or went away."""

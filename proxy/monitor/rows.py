@@ -136,8 +136,9 @@ class Ledger(Protocol):
         ...
 
     def numbers(self, limit: int) -> list[tuple[str, int]]:
-        """(worker, sequence) of the latest `limit` live rows with a worker, in any order: so that after a restart
-        what the feed sends again is known to be old, and what the restart swallowed is known to be missing."""
+        """(worker, sequence) of the latest `limit` live rows with a worker and of the last row of each, in any order:
+        so that after a restart what the feed sends again is known to be old, and what the restart swallowed is known
+        to be missing."""
         ...
 
     def append(self, rows: Sequence[LedgerRow]) -> None:

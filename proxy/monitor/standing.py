@@ -102,13 +102,15 @@ class Standing:
                 raise
             last, folded = _fold_all(evidence, ledger, epoch, after)
             last = max(last, after)
-        self._evidence, self._epoch, self.contract = evidence, epoch, contract
-        self._openings = [opening for opening in ledger.epoch_openings() if opening.epoch <= epoch]
-        self._last_position, self.folded = last, folded
-        self.prompt_token_mismatches = kept["mismatches"] + ledger.prompt_token_mismatches(epoch, after)
-        self.prompts = PromptTally.from_text(kept["recent"])
+        openings = [opening for opening in ledger.epoch_openings() if opening.epoch <= epoch]
+        mismatches = kept["mismatches"] + ledger.prompt_token_mismatches(epoch, after)
+        prompts = PromptTally.from_text(kept["recent"])
         for agreement in ledger.prompts_agreed(epoch, after, RECENT_ROWS):
-            self.prompts.take(agreement)
+            prompts.take(agreement)
+        self._openings, self._epoch, self.contract = openings, epoch, contract
+        self._last_position, self.folded = last, folded
+        self.prompt_token_mismatches, self.prompts = mismatches, prompts
+        self._evidence = evidence  # last: with it there is a verdict, and the loop may be asked for it at any moment
 
     def begin(self, opening: Opening, contract: Mapping[str, Any]) -> None:
         """An epoch without rows."""

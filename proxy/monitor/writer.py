@@ -11,7 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from proxy.errors import LedgerError
@@ -24,6 +24,7 @@ BATCH_INTERVAL_S = 0.2  # choice: how old a row may get before it is written
 MAX_WAITING_ROWS = 20_000  # choice: some 40 MB without bodies
 MAX_WAITING_BODY_BYTES = 64 * 1024 * 1024  # choice
 MAX_WAITING_EVENTS = 256  # choice
+MAX_HOLE_WORKERS = 1_024  # choice: as many as the order knows
 FIRST_RETRY_S, LAST_RETRY_S = 0.2, 5.0  # choice
 
 T = TypeVar("T")
@@ -48,10 +49,21 @@ class WriterMetrics(Protocol):
 
 @dataclass(slots=True)
 class _Hole:
-    """Positions whose rows had to be let go; `sample` says when and in which epoch."""
+    """Positions whose rows had to be let go; `sample` says when and in which epoch.
+
+    `numbers` are the last that each worker lost here, by position. Those are kept: from a worker's last number in the
+    ledger a later monitor knows which are still to be counted.
+    """
 
     sample: LedgerRow
     last: int
+    numbers: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def add(self, row: LedgerRow) -> None:
+        """One more at its end."""
+        self.last = row.position
+        if row.worker in self.numbers or len(self.numbers) < MAX_HOLE_WORKERS:
+            self.numbers[row.worker] = row.position, row.sequence
 
     def takes(self, row: LedgerRow) -> bool:
         """Whether the row is the next of the same epoch and kind."""
@@ -206,7 +218,7 @@ class LedgerWriter:
             if isinstance(entry, _Hole):
                 if entry.last > last:
                     if entry.sample.position <= last:
-                        self._waiting[0] = _Hole(_moved(entry.sample, last + 1), entry.last)
+                        entry.sample = _moved(entry.sample, last + 1)
                     break
             elif entry.position > last:
                 break
@@ -221,10 +233,10 @@ class LedgerWriter:
             self.rows_dropped += 1
             self._metrics.ledger_rows_dropped(1)
             tail = self._waiting[-1]
-            if isinstance(tail, _Hole) and tail.takes(row):
-                tail.last = row.position
-            else:
-                self._waiting.append(_Hole(_moved(row, row.position), row.position))
+            if not (isinstance(tail, _Hole) and tail.takes(row)):
+                tail = _Hole(_moved(row, row.position), row.position)
+                self._waiting.append(tail)
+            tail.add(row)
             return
         size = _body_bytes(row)
         if size and self._waiting_body_bytes + size > MAX_WAITING_BODY_BYTES:
@@ -236,18 +248,19 @@ class LedgerWriter:
 
 def _lost_rows(hole: _Hole, limit: int) -> Iterator[LedgerRow]:
     first = hole.sample.position
+    known = {position: (worker, sequence) for worker, (position, sequence) in hole.numbers.items()}
     for position in range(first, min(hole.last, first + limit - 1) + 1):
-        yield _moved(hole.sample, position)
+        yield _moved(hole.sample, position, *known.get(position, ("", -1)))
 
 
-def _moved(row: LedgerRow, position: int) -> LedgerRow:
+def _moved(row: LedgerRow, position: int, worker: str = "", sequence: int = -1) -> LedgerRow:
     """A lost row at another position: what is left of a row that could not wait."""
     return LedgerRow(
         position=position,
         epoch=row.epoch,
         id="",
-        worker="",
-        sequence=-1,
+        worker=worker,
+        sequence=sequence,
         kind=row.kind,
         sampled_unix_s=row.sampled_unix_s,
         disposition="lost",

@@ -92,10 +92,13 @@ class Program:
 
 
 @contextlib.asynccontextmanager
-async def program(command: str, config: Path) -> AsyncIterator[Program]:
-    """`parity COMMAND --config CONFIG`, listening; ended by SIGTERM, or killed when that takes too long."""
+async def program(command: str, config: Path, *, through: tuple[str, ...] = ()) -> AsyncIterator[Program]:
+    """`parity COMMAND --config CONFIG`, listening; ended by SIGTERM, or killed when that takes too long.
+
+    `through` is a command that runs it.
+    """
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
+        *(*through, sys.executable),
         *("-m", "proxy.cli", command, "--config", str(config), "--log-level", "warning"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,

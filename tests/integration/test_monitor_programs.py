@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from pathlib import Path
 
 import httpx
@@ -61,3 +62,25 @@ async def test_what_is_sampled_while_a_monitor_leaves_is_the_next_ones(tmp_path:
             async with program("monitor", config):
                 await until(lambda: len(rows(tmp_path)) >= 5)
     assert rows(tmp_path) == [(n, "scored", None) for n in range(5)]
+
+
+ALONE = ("unshare", "--pid", "--fork", "--kill-child")
+
+
+@pytest.mark.skipif(
+    subprocess.run([*ALONE, "true"], capture_output=True, check=False).returncode != 0,
+    reason="not permitted to make a pid namespace",
+)
+@pytest.mark.asyncio
+async def test_a_relay_that_is_restarted_in_its_container_is_another_worker(tmp_path: Path) -> None:
+    """It has the same pid there, and numbers from 0 again: its exchanges must not pass for those of the one before."""
+    async with ScriptedServer() as candidate, ScriptedServer() as reference:
+        config = write_settings(tmp_path, candidate.url, reference.url, rate=1.0)
+        async with program("monitor", config), httpx.AsyncClient() as http:
+            for life in (1, 2):
+                async with program("relay", config, through=ALONE) as relay:
+                    for _ in range(3):
+                        await ask(http, relay)
+                    await until(lambda life=life: len(rows(tmp_path)) >= 3 * life)  # type: ignore[misc]
+                    relay.kill()  # unshare itself does not listen to SIGTERM
+    assert rows(tmp_path) == [(n, "scored", None) for n in range(3)] * 2

@@ -101,6 +101,24 @@ async def test_events_before_the_order_are_taken_when_it_comes_and_bounded() -> 
 
 
 @pytest.mark.asyncio
+async def test_what_a_relay_counted_is_expected_also_when_it_said_so_before_the_order() -> None:
+    rig = Rig(scored)
+    rig.intake.take(mark(0))
+    rig.intake.expect("w", 2)
+    rig.intake.expect("w", 3)
+    rig.intake.open(SamplingOrder(next_position=0, late_after_s=10.0))
+    rig.intake.expect("v", 1)
+    rig.now_s = 10.0
+    rig.intake.tick()
+    rig.intake.leave()
+    rig.intake.expect("w", 9)
+    ends = [(row.worker, row.sequence, row.reason) for row in rig.rows]
+    assert ends == [("w", 0, "late"), ("w", 1, "late"), ("w", 2, "late"), ("v", 0, "late")]
+    rig.intake.close_all()
+    assert len(rig.rows) == 4
+
+
+@pytest.mark.asyncio
 async def test_a_late_job_is_ended_alone_and_the_worker_goes_on() -> None:
     async def by_number(job: Job) -> LedgerRow:
         return await (stuck if job.slot.sequence == 0 else scored)(job)

@@ -170,7 +170,7 @@ def test_a_full_disk_says_so_and_loses_nothing(ledger: SqliteLedger) -> None:
 def test_numbers_are_those_of_live_rows_with_a_worker(ledger: SqliteLedger) -> None:
     ledger.append([row(0), row(1, kind="probe", sequence=0), row(2, worker="", sequence=-1), row(3, worker="1-9")])
     assert set(ledger.numbers(100)) == {("0-123", 0), ("1-9", 3)}
-    assert ledger.numbers(1) == [("1-9", 3)]
+    assert set(ledger.numbers(1)) == {("1-9", 3), ("0-123", 0)}  # the latest row, and the last of each worker
 
 
 def test_events_and_checkpoints_are_kept(ledger: SqliteLedger) -> None:

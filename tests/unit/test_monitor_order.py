@@ -131,6 +131,26 @@ def test_a_worker_that_the_ledger_remembers_goes_on_from_there() -> None:
     assert book.claim(exchange(899), AT, 0.0) is None
 
 
+def test_what_a_worker_counted_and_never_told_of_is_missing() -> None:
+    book = order(remembered=[("w", 10)])
+    book.expect("w", 11, AT, 0.0)
+    assert book.unreleased == 0
+    book.expect("w", 14, AT, 0.0)
+    book.expect("w", 14, AT, 0.0)
+    book.expect("w", 12, AT, 0.0)
+    assert (book.unreleased, book.counts.skipped) == (3, 3)
+    assert book.claim(exchange(12), AT, 1.0) is not None  # its request was still under way
+    assert [slot.sequence for slot in book.overdue(5.0)] == [11, 13]
+    book.mark(mark(14), 6.0)
+    assert book.counts.skipped == 3
+
+
+def test_a_worker_that_has_sampled_nothing_owes_nothing() -> None:
+    book = order()
+    book.expect("w", 0, AT, 0.0)
+    assert (book.unreleased, book.counts.skipped) == (0, 0)
+
+
 def test_an_open_slot_is_overdue_once_and_a_later_row_is_turned_away() -> None:
     book = order()
     slot = book.mark(mark(0), 0.0)

@@ -66,3 +66,11 @@ def test_an_unknown_layout_is_refused(text: str) -> None:
 def test_numbers_that_do_not_fit_the_layout_are_corruption() -> None:
     with pytest.raises(LedgerError, match="corrupt"):
         Shape((("candidate", "a", None),)).rows(b"\0" * 7)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_a_number_is_corruption_when_it_is_read(value: float) -> None:
+    shape = Shape((("candidate", "a", None), ("noise", "a", None)))
+    with pytest.raises(LedgerError, match="corrupt"):
+        shape.sides(struct.pack("<2d", 0.5, value))
+    assert shape.sides(struct.pack("<2d", 1e308, 1e308)) == ({"a": 1e308}, {"a": 1e308})

@@ -181,6 +181,25 @@ async def test_a_restart_resumes_to_the_same_verdict() -> None:
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("counts", "missing"),
+    [
+        ({"sampled": 3, "feed": {"queued": 0}}, 3),
+        ({"sampled": 3, "feed": {"queued": 1}}, 0),  # it may be one of those that wait
+        ({"feed": {"queued": 0}}, 0),
+        ({"sampled": "3", "feed": {"queued": 0}}, 0),
+        ({"sampled": 3, "feed": None}, 0),
+    ],
+)
+async def test_what_a_relay_counted_and_never_told_is_missing_once_nothing_waits(
+    counts: dict[str, Any], missing: int
+) -> None:
+    async with running() as rig:
+        rig.monitor.on_stats("w", counts)
+        assert rig.monitor.state()["order"]["unreleased"] == missing
+
+
+@pytest.mark.asyncio
 async def test_a_paused_mirror_calls_nobody_and_says_so() -> None:
     async with running() as rig:
         rig.monitor.pause()

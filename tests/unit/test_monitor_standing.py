@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -56,6 +58,22 @@ def test_rows_of_another_epoch_are_not_for_this_evidence() -> None:
 def test_before_the_ledger_was_read_there_is_no_verdict() -> None:
     verdict = Standing("awq", evidence).verdict(("hold",))
     assert (verdict.state, verdict.recipe) == ("inconclusive", "awq")
+
+
+def test_while_the_ledger_is_being_read_there_is_no_verdict_of_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read on another thread: whoever asks meanwhile must not see the evidence without what holds it."""
+    ledger, of, told = MemoryLedger(), Standing("awq", evidence), []
+    ledger.append([scored(n) for n in range(20)])
+
+    def read(call: Callable[..., Any], *asked: Any) -> Any:
+        told.append(of.verdict(()).reasons)
+        return call(*asked)
+
+    for name in ("observations", "epoch_openings", "prompt_token_mismatches", "prompts_agreed"):
+        monkeypatch.setattr(ledger, name, partial(read, getattr(ledger, name)))
+    of.resume(ledger, 1, {"recipe": "awq"})
+    assert told == [("the monitor is reading its ledger",)] * 4
+    assert of.verdict(()).coverage.sampled == 20
 
 
 def test_holds_reach_the_verdict_until_the_next_epoch() -> None:

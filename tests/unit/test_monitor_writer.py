@@ -10,9 +10,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from proxy.monitor import writer as writer_module
+from proxy.monitor.order import SamplingOrder
 from proxy.monitor.rows import LedgerRow, PairBodies
 from proxy.monitor.writer import LedgerWriter
-from tests.unit.monitor_rig import MemoryLedger, Metrics, row, until
+from tests.unit.monitor_rig import MemoryLedger, Metrics, mark, row, until
 
 
 class Rig:
@@ -103,6 +104,24 @@ async def test_rows_that_cannot_wait_become_lost_rows(monkeypatch: pytest.Monkey
     assert [r.disposition for r in rig.ledger.rows] == ["scored"] * 10 + ["lost"] * 50
     assert {r.reason for r in rig.ledger.rows[10:]} == {"queue_full"}
     assert [r.epoch for r in rig.ledger.rows] == [1] * 40 + [2] * 20
+
+
+@pytest.mark.asyncio
+async def test_the_last_number_of_each_worker_outlives_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a monitor that starts now would take these numbers for missing, and count them once more."""
+    monkeypatch.setattr(writer_module, "MAX_WAITING_ROWS", 1)
+    monkeypatch.setattr(writer_module, "MAX_BATCH_ROWS", 3)
+    async with running() as rig:
+        rig.ledger.broken = "disk full"
+        rig.writer.put([row(n, worker="ab"[n % 2], sequence=n // 2) for n in range(12)])
+        rig.writer.put([row(12, kind="probe", worker="a", sequence=5), row(13, worker="a", sequence=6)])
+        rig.ledger.broken = ""
+        await until(lambda: len(rig.durable) == 14)
+        order = SamplingOrder(next_position=14, late_after_s=1.0, remembered=rig.ledger.numbers(100))
+    assert rig.positions() == list(range(14))
+    order.mark(mark(7, "a"), 0.0)
+    order.mark(mark(6, "b"), 0.0)
+    assert order.counts.skipped == 0
 
 
 @pytest.mark.asyncio
