@@ -79,7 +79,7 @@ def read_shape(directory: Path) -> Shape:
         kv_heads=kv_heads,
         head=head,
         context=_size(directory, config, "max_position_embeddings"),
-        epsilon=float(config.get("rms_norm_eps", 1e-6)),
+        epsilon=_number(directory, config, "rms_norm_eps", 1e-6),
         normalised=ARCHITECTURES[name],
         tied=bool(config.get("tie_word_embeddings", False)),
         rope_frequencies=_frequencies(directory, config, head),
@@ -133,20 +133,28 @@ class Tensors:
             if isinstance(error, ModelError):
                 raise
             raise ModelError(f"{path}: its header is not JSON, so it is no safetensors file") from error
+        if not isinstance(header, dict):
+            raise ModelError(f"{path}: its header is no JSON object, so it is no safetensors file")
         header.pop("__metadata__", None)
         for name, entry in header.items():
-            try:
-                start, end = entry["data_offsets"]
-                shape = tuple(int(one) for one in entry["shape"])
-                dtype = str(entry["dtype"])
-                wanted = math.prod(shape) * _DTYPES[dtype].itemsize if dtype in _DTYPES else end - start
-            except (KeyError, TypeError, ValueError) as error:
-                raise ModelError(f"{path}: the header's entry of {name} is not safetensors'") from error
-            if 8 + length + end > size or start < 0:
-                raise ModelError(f"{path}: truncated: {size} bytes, {name} ends at {8 + length + end}")
-            if end - start != wanted:
-                raise ModelError(f"{path}: {name} has {end - start} bytes; its shape and {dtype} ask for {wanted}")
+            dtype, shape, start, end = _entry(path, name, entry)
+            if 8 + length + end > size:
+                raise ModelError(f"{path}: truncated: {size} bytes, and {name} would end at {8 + length + end}")
             self._places[name] = (path, dtype, shape, 8 + length + start, 8 + length + end)
+
+
+def _entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
+    """Dtype, shape, start and end of one tensor by its header. Raises: ModelError."""
+    try:
+        start, end = entry["data_offsets"]
+        shape, dtype = tuple(entry["shape"]), entry["dtype"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{path}: the header's entry of {name} is not safetensors'") from error
+    if not all(type(one) is int and one >= 0 for one in (start, end, *shape)) or not isinstance(dtype, str):
+        raise ModelError(f"{path}: the header's entry of {name} is not safetensors'")
+    if dtype in _DTYPES and end - start != math.prod(shape) * _DTYPES[dtype].itemsize:
+        raise ModelError(f"{path}: {name} has {end - start} bytes, which is not {dtype} of shape {list(shape)}")
+    return dtype, shape, start, end
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -171,21 +179,33 @@ def _size(directory: Path, config: Mapping[str, Any], key: str) -> int:
 
 def _frequencies(directory: Path, config: Mapping[str, Any], head: int) -> tuple[float, ...]:
     """Radians per position. Source: transformers `modeling_rope_utils.py`, default, linear and llama3."""
-    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    theta = float(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0)
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise ModelError(f"{directory}: config.json has a rotary embedding {rope!r}; an object is wanted")
+    theta = _number(directory, {**config, **rope}, "rope_theta", 10_000.0)
     kind = rope.get("rope_type") or rope.get("type") or "default"
     plain = [theta ** (-2.0 * pair / head) for pair in range(head // 2)]
     if kind == "default":
         return tuple(plain)
-    if kind == "linear":
-        return tuple(one / float(rope["factor"]) for one in plain)
-    if kind != "llama3":
+    if kind not in ("linear", "llama3"):
         raise ModelError(f"{directory}: rotary embedding {kind!r}; supported are default, linear and llama3")
-    factor, low, high = (float(rope[key]) for key in ("factor", "low_freq_factor", "high_freq_factor"))
-    original = float(rope["original_max_position_embeddings"])
+    factor = _number(directory, rope, "factor")
+    if kind == "linear":
+        return tuple(one / factor for one in plain)
+    low, high = _number(directory, rope, "low_freq_factor"), _number(directory, rope, "high_freq_factor")
+    original = _number(directory, rope, "original_max_position_embeddings")
+    if high <= low:
+        raise ModelError(f"{directory}: high_freq_factor {high:g} is not above low_freq_factor {low:g}")
     found = []
     for one in plain:
         wavelengths = original * one / (2 * math.pi)
         smooth = min(1.0, max(0.0, (wavelengths - low) / (high - low)))
         found.append((1 - smooth) * one / factor + smooth * one)
     return tuple(found)
+
+
+def _number(directory: Path, config: Mapping[str, Any], key: str, default: float | None = None) -> float:
+    value = config.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise ModelError(f"{directory}: config.json has {key} = {value!r}; a number above 0 is wanted")
+    return float(value)

@@ -179,7 +179,10 @@ class Delivery:
         return [replace(job, seed=None if ask.seed is None else ask.seed + index) for index in range(ask.n)]
 
     def _forced(self, vocabulary: Vocabulary) -> tuple[int, ...]:
-        """What a grammar would make the model begin with when it must call a tool."""
+        """What a grammar would make the model begin with when it must call a tool.
+
+        It stops inside of a word or a quote, so that the model goes on in the tokens that it would have chosen itself.
+        """
         wish = self._ask.wish
         if not self._reads_calls or wish.tool_choice not in ("required", "named"):
             return ()
@@ -188,7 +191,7 @@ class Delivery:
         offered = [tool.get("function", {}).get("name") for tool in self._ask.body.get("tools", ())]
         if wish.tool not in offered:
             raise Refused(400, f"The tool `{wish.tool}` in `tool_choice` is not among `tools`.", param="tool_choice")
-        return tuple(vocabulary.forced(f'{OPEN}{{"name": "{wish.tool}", "arguments": '))
+        return tuple(vocabulary.forced(f'{OPEN}{{"name": "{wish.tool}", "arguments'))
 
     def _allowed(self, calls: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
         return calls if self._ask.wish.parallel else calls[:1]

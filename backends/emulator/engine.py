@@ -82,6 +82,11 @@ class Engine:
         """How many sequences wait and run."""
         return {"waiting": len(self._waiting), "running": len(self._reading) + len(self._writing)}
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
     def start(self) -> None:
         """The thread runs from here on."""
         self._thread.start()

@@ -83,7 +83,8 @@ class Sampling:
 def read_sampling(body: Mapping[str, Any], temperature: float, vocabulary: int) -> Sampling:
     """The sampling that a request asks for. Raises: Refused, also for what the emulator does not do."""
     for name in UNSUPPORTED:
-        if body.get(name) not in (None, False, 1, [], ""):
+        value = body.get(name)
+        if value and not (name == "best_of" and value == 1):
             raise Refused(400, f"The emulator does not support `{name}`.", param=name)
     numbers = {name: _number(body, name, *span) for name, span in _RANGES.items()}
     top_k = body.get("top_k")

@@ -103,7 +103,7 @@ class Sequence:
             return Token(token, self._unshown[:at], step, "stop", one)
         if len(self.said) >= job.most:
             return Token(token, self._flushed(), step, "length")
-        shown = self._unshown[: len(self._unshown) - self._room] if self._room else self._unshown
+        shown = self._unshown[: max(0, len(self._unshown) - self._room)]
         self._unshown = self._unshown[len(shown) :]
         return Token(token, shown, step)
 
