@@ -10,7 +10,7 @@ from backends.emulator.checkpoint import Shape
 from backends.emulator.formats import Floats
 
 MAX_SLOTS = 8  # *choice*: more sequences at once make each slower and the whole no faster on one core
-MAX_ARENA_BYTES = 256 << 20  # *choice*: two arms of the demo stay well below 1 GB
+MAX_ARENA_BYTES = 160 << 20  # *choice*: five slots of the shipped model; two arms of the demo stay well below 1 GB
 
 
 @dataclass(slots=True)

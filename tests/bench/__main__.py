@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from tests.bench import evidence_simulation, rss_stalled_reference
+from tests.bench import emulator_speed, evidence_simulation, rss_stalled_reference
 
-BENCHES = (rss_stalled_reference.main, evidence_simulation.main)
+BENCHES = (rss_stalled_reference.main, evidence_simulation.main, emulator_speed.main)
 
 if __name__ == "__main__":
     sys.exit(max(bench([]) for bench in BENCHES))
