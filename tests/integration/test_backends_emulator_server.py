@@ -198,18 +198,19 @@ async def test_a_full_queue_is_503_and_the_rest_is_answered() -> None:
 
 
 async def test_recipes_are_switched_between_replies() -> None:
-    asked = {"messages": SUM, "temperature": 0, "ignore_eos": True, "max_tokens": 200}
+    asked = {"messages": SUM, "temperature": 0, "ignore_eos": True, "max_tokens": 200, "logprobs": True}
     async with emulator() as (server, client):
+        undisturbed = (await client.post("/v1/chat/completions", json=asked)).json()
         before = (await client.get("/_emulator/recipe")).json()
         running = asyncio.create_task(client.post("/v1/chat/completions", json=asked))
-        await until(lambda: server.engine.stats["tokens"] > 3)
+        await until(lambda: server.engine.stats["tokens"] > 203)
         switched = await client.post("/_emulator/recipe", json={"recipe": "int4-kv-per-tensor"})
         assert switched.json() == RECIPES["int4-kv-per-tensor"].as_dict()
         old = (await running).json()
         new = await chat(client, SUM)
         now = (await client.get("/_emulator/recipe")).json()
         listed = (await client.get("/_emulator/recipes")).json()
-    assert old["usage"]["completion_tokens"] == 200
+    assert old["choices"] == undisturbed["choices"]
     assert old["system_fingerprint"] == before["system_fingerprint"] != new["system_fingerprint"]
     assert new["system_fingerprint"] == now["system_fingerprint"]
     assert [one["recipe"] for one in listed] == list(RECIPES)
@@ -255,6 +256,23 @@ async def test_what_cannot_be_done_is_said(path: str, body: dict[str, Any], told
         reply = await client.post(path, json=body)
         assert reply.status_code == 400, reply.text
         assert told in reply.json()["error"]["message"]
+
+
+async def test_a_step_that_fails_ends_its_requests_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with emulator() as (server, client):
+        whole = server.engine._forward.decode
+
+        def broken(*arguments: Any) -> Any:
+            monkeypatch.undo()
+            raise FloatingPointError("planted")
+
+        monkeypatch.setattr(server.engine._forward, "decode", broken)
+        reply = await client.post("/v1/chat/completions", json={"messages": SUM, "temperature": 0})
+        assert reply.status_code == 500
+        assert reply.json()["error"]["type"] == "InternalServerError"
+        assert server.engine._forward.decode == whole
+        assert (await chat(client, SUM))["choices"][0]["message"]["content"] == "17 + 25 = 42"
+        assert server.engine.stats["failed"] == 1
 
 
 async def test_closing_tells_whoever_waits() -> None:
