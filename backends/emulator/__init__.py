@@ -11,5 +11,6 @@ sums run in float32. Reading order:
     vocabulary.py  tokenizer and template       hermes.py      tool calls in text
     engine.py      many requests, one thread    sequence.py    one request's way through it
     server.py      the socket                   delivery.py    one reply on its way
+    command.py     `python -m backends.emulator`
     model/         the shipped model, with its card
 """

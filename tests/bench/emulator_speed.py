@@ -38,7 +38,7 @@ from backends.emulator.server import MODEL  # noqa: E402
 from tests.unit.emulator_rig import CONFIG, write_model  # noqa: E402
 from training.requests import requests  # noqa: E402
 
-MIN_DECODE = 1_500  # tokens/s at BF16, 3M parameters, one core (issue 4)
+MIN_DECODE = 1_500  # tokens/s of one core at BF16, 3M parameters (issue 4)
 MAX_RSS_BYTES = 400 << 20  # *choice*: two arms and the rest of the demo stay below 1 GB
 MAX_GROWTH_BYTES = 24 << 20  # *choice*: over the second half of the requests
 SPAN = 25  # tokens a span
@@ -176,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"the start, {load['rss_peak_bytes'] / 1e6:.0f} MB at most, ", end="")
     print(f"{load['rss_growth_in_the_second_half_bytes'] / 1e6:.1f} MB more in the second half")
     kept = (
-        rates["three million"]["decode_tokens_per_s"]["best"] >= MIN_DECODE
+        rates["three million"]["decode_tokens_per_s"]["median_core"] >= MIN_DECODE
         and load["rss_peak_bytes"] < MAX_RSS_BYTES
         and load["rss_growth_in_the_second_half_bytes"] < MAX_GROWTH_BYTES
     )
