@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from backends.scripted.ask import Wish
+from backends.dialect.ask import Wish
 from backends.scripted.faults import Fault
 from backends.scripted.structured import instance
 from backends.scripted.template import Prompt, call_text

@@ -6,14 +6,16 @@ import asyncio
 import hashlib
 from collections import Counter
 
-from backends.scripted.ask import Ask, error_body
+from backends.dialect.ask import error_body
+from backends.dialect.reply import whole
+from backends.dialect.wire import Connection, Request, chunk, head_of
+from backends.dialect.words import Stamp
+from backends.scripted.ask import Ask
 from backends.scripted.faults import Fault
 from backends.scripted.generate import Generated, Run, generate, prefill
-from backends.scripted.reply import Stamp, whole
 from backends.scripted.script import Script
 from backends.scripted.stream import events
 from backends.scripted.tokens import unit
-from backends.scripted.wire import Connection, Request, chunk, head_of
 
 _EVENT_STREAM = "text/event-stream; charset=utf-8"
 _SLOWER = 10.0

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from backends.dialect.words import MAX_TOP, Step
 from backends.scripted.tokens import encode, mix, unit
 
-TOP = 20  # vLLM's cap on top_logprobs
 _LETTERS = "etaoinshrdlu"
 _ALTERNATIVES = tuple(token for a in _LETTERS for b in _LETTERS for token in encode(f" {a}{b}"))[:139]  # prime
 _TAIL = 0.1  # share of the mass beside the top token that lies outside the list
@@ -20,7 +20,7 @@ _DECAY = 0.72
 _HAIR = 0.1  # logit of the top token when the runner-up is close: 0.525 against 0.38
 _LOG_CLOSE, _LOG_FAR = math.log(0.8), math.log(0.2)
 
-_CURVE = tuple(_DECAY**rank for rank in range(TOP - 1))
+_CURVE = tuple(_DECAY**rank for rank in range(MAX_TOP - 1))
 _LOG_CURVE = tuple(math.log((1.0 - _TAIL) * weight / sum(_CURVE)) for weight in _CURVE)
 
 
@@ -47,16 +47,6 @@ class Drift:
 
 
 EXACT = Drift()
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """The distribution at one position: the token that is there, its logprob and rank, and the list, best first."""
-
-    token: int
-    logprob: float
-    rank: int
-    top: tuple[tuple[int, float], ...]
 
 
 def step(
@@ -95,7 +85,7 @@ def step(
         if candidate == token:
             return Step(token, logprob, rank, tuple(ranked))
     hidden = rest + math.log(_TAIL) - 3.0 - 4.0 * unit(state ^ token)
-    return Step(token, hidden, TOP + 1 + (mix(state ^ token) % 5_000), tuple(ranked))
+    return Step(token, hidden, MAX_TOP + 1 + (mix(state ^ token) % 5_000), tuple(ranked))
 
 
 def _softplus(value: float) -> float:

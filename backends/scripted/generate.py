@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from backends.dialect.ask import Wish
+from backends.dialect.words import Step
 from backends.scripted.answer import Answer, answer
-from backends.scripted.ask import Ask, Wish
-from backends.scripted.distribution import Drift, Step, step
+from backends.scripted.ask import Ask
+from backends.scripted.distribution import Drift, step
 from backends.scripted.faults import Fault
 from backends.scripted.template import Prompt, generation_start, read
 from backends.scripted.tokens import IM_END, decode, encode, fold, mix, token_bytes
@@ -49,6 +51,18 @@ class Generated:
     stop_reason: str | None
     whole: bool
     steps: tuple[Step, ...]
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        return self.prompt.ids
+
+    @property
+    def calls(self) -> tuple[tuple[str, str], ...]:
+        return self.said.calls if self.whole else ()
+
+    @property
+    def content(self) -> str | None:
+        return None if self.calls else self.text
 
 
 def generate(ask: Ask, prompt: Prompt, index: int, run: Run, limit: int) -> Generated:

@@ -8,8 +8,8 @@ import jsonschema
 import orjson
 import pytest
 
+from backends.dialect.ask import Wish
 from backends.scripted.answer import LONG_TOKENS, answer, corrupt
-from backends.scripted.ask import Wish
 from backends.scripted.faults import Fault
 from backends.scripted.template import Prompt, read, render
 from backends.scripted.traffic import TOOLS

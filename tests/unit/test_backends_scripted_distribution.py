@@ -7,7 +7,9 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.scripted.distribution import TOP, Drift, Step, step
+from backends.dialect.words import MAX_TOP as TOP
+from backends.dialect.words import Step
+from backends.scripted.distribution import Drift, step
 from backends.scripted.tokens import VOCABULARY, mix
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import orjson
 import pytest
 
+from backends.dialect.reply import whole
+from backends.dialect.words import Stamp
 from backends.scripted.ask import Ask, read_ask
 from backends.scripted.distribution import EXACT
 from backends.scripted.generate import Generated, Run, generate
-from backends.scripted.reply import Stamp, whole
 from backends.scripted.stream import DONE, events
 from backends.scripted.traffic import TOOLS, sent
 

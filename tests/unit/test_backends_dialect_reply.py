@@ -6,11 +6,11 @@ from typing import Any
 
 import orjson
 
+from backends.dialect.reply import whole
+from backends.dialect.words import Stamp, Step
 from backends.scripted.answer import Answer
 from backends.scripted.ask import Ask, read_ask
-from backends.scripted.distribution import Step
 from backends.scripted.generate import Generated
-from backends.scripted.reply import Stamp, whole
 
 # The model would rather have said "b" or "c" than "a".
 STEP = Step(97, -5.0, 3, ((98, -0.1), (99, -3.0)))

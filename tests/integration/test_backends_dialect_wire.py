@@ -46,7 +46,7 @@ async def test_requests_are_recorded_byte_for_byte() -> None:
     async with ScriptedServer(Script(record=2)) as server:
         odd = head(BODY, b"X-Odd:  two  spaces ", b"x-odd: again", b"Connection: close")
         said = await talk(server, odd[:20], odd[20:] + BODY[:5], BODY[5:])
-        assert said.startswith(b"HTTP/1.1 200 OK\r\nserver: scripted\r\n")
+        assert said.startswith(b"HTTP/1.1 200 OK\r\nserver: uvicorn\r\n")
         (request,) = server.requests
     assert request.head == odd
     assert request.body == BODY

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.scripted.ask import Ask, Refused, Wish, read_ask
+from backends.dialect.ask import Refused, Wish
+from backends.dialect.reply import whole
+from backends.dialect.words import Stamp
+from backends.scripted.ask import Ask, read_ask
 from backends.scripted.distribution import EXACT
 from backends.scripted.generate import Run, generate
-from backends.scripted.reply import Stamp, whole
 from backends.scripted.stream import events
 
 HI = [{"role": "user", "content": "hi"}]

@@ -17,8 +17,16 @@ from typing import Any, cast
 MAX_HEAD_BYTES = 64 * 1024
 MAX_BODY_BYTES = 64 * 1024 * 1024
 
-_REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 413: "Content Too Large",
-            431: "Request Header Fields Too Large", 500: "Internal Server Error"}  # fmt: skip
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    413: "Content Too Large",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+}
 _CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,8}$")
 
 
@@ -154,8 +162,11 @@ class Connection(asyncio.StreamReaderProtocol):
 
 
 def head_of(status: int, content_type: str, length: int | None, *, close: bool, chunked: bool = False) -> bytes:
-    """A reply head. No date: equal requests get equal bytes. `length` None goes with chunked or with closing."""
-    lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}", "server: scripted"]
+    """A reply head, named as vLLM's server names itself. No date: equal requests get equal bytes.
+
+    `length` None goes with chunked or with closing.
+    """
+    lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}", "server: uvicorn"]
     if content_type:
         lines.append(f"content-type: {content_type}")
     if length is not None:

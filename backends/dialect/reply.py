@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from backends.scripted.ask import Ask
-from backends.scripted.distribution import Step
-from backends.scripted.generate import Generated
-from backends.scripted.tokens import piece_text, special, token_bytes
+from backends.dialect.ask import Ask
+from backends.dialect.words import Choice, P, Stamp, Step
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
-    """What identifies a reply: a pure function of the request, so that equal requests get equal bytes."""
-
-    id: str
-    created: int
-    fingerprint: str
-
-
-def whole(ask: Ask, stamp: Stamp, choices: Sequence[Generated], prefills: Sequence[list[Step]]) -> bytes:
+def whole(ask: Ask[P], stamp: Stamp, choices: Sequence[Choice], prefills: Sequence[list[Step]]) -> bytes:
     """The JSON body of a reply that is not streamed. `prefills` has one list per prompt when they were asked for."""
     body = _chat(ask, stamp, choices, prefills) if ask.chat else _completion(ask, stamp, choices, prefills)
     return orjson.dumps(body, option=orjson.OPT_NON_STR_KEYS)
@@ -40,20 +28,19 @@ def tool_call_id(stamp: Stamp, choice: int, index: int) -> str:
     return f"chatcmpl-tool-{stamp.id[-12:]}{choice:02x}{index:02x}"
 
 
-def finish_reason(ask: Ask, choice: Generated) -> str:
+def finish_reason(ask: Ask[P], finish: str, *, called: bool) -> str:
     """OpenAI's word for how a choice ended: calls that were not forced by name end in "tool_calls"."""
-    called = choice.whole and choice.said.calls and ask.wish.tool_choice != "named"
-    return "tool_calls" if called else choice.finish
+    return "tool_calls" if called and finish == "stop" and ask.wish.tool_choice != "named" else finish
 
 
-def chat_logprobs(ask: Ask, steps: Sequence[Step]) -> dict[str, Any] | None:
+def chat_logprobs(ask: Ask[P], steps: Sequence[Step]) -> dict[str, Any] | None:
     """The logprobs object of a chat choice or delta; the chosen token stands first in its list."""
     if ask.logprobs is None:
         return None
     return {"content": [_chat_entry(ask, one) for one in steps]}
 
 
-def completion_logprobs(ask: Ask, steps: Sequence[Step], offset: int) -> dict[str, Any] | None:
+def completion_logprobs(ask: Ask[P], steps: Sequence[Step], offset: int) -> dict[str, Any] | None:
     """The logprobs object of a completion choice or chunk. Units: `offset` in characters of written tokens."""
     if ask.logprobs is None:
         return None
@@ -72,13 +59,13 @@ def completion_logprobs(ask: Ask, steps: Sequence[Step], offset: int) -> dict[st
     }
 
 
-def written_length(ask: Ask, steps: Sequence[Step]) -> int:
+def written_length(ask: Ask[P], steps: Sequence[Step]) -> int:
     """How far these tokens move the next `text_offset`."""
     return sum(len(_written(ask, one.token)) for one in steps)
 
 
-def _chat(ask: Ask, stamp: Stamp, choices: Sequence[Generated], prefills: Sequence[list[Step]]) -> dict[str, Any]:
-    prompt = choices[0].prompt
+def _chat(ask: Ask[P], stamp: Stamp, choices: Sequence[Choice], prefills: Sequence[list[Step]]) -> dict[str, Any]:
+    prompt_ids = choices[0].prompt_ids
     return {
         "id": stamp.id,
         "object": "chat.completion",
@@ -88,8 +75,8 @@ def _chat(ask: Ask, stamp: Stamp, choices: Sequence[Generated], prefills: Sequen
         "service_tier": None,
         "system_fingerprint": stamp.fingerprint,
         "usage": _usage(choices, ask.n),
-        "prompt_logprobs": _prompt_logprobs(ask, prompt.ids, prefills[0]) if prefills else None,
-        "prompt_token_ids": prompt.ids if ask.return_token_ids else None,
+        "prompt_logprobs": _prompt_logprobs(ask, prompt_ids, prefills[0]) if prefills else None,
+        "prompt_token_ids": prompt_ids if ask.return_token_ids else None,
         "prompt_text": None,
         "kv_transfer_params": None,
         "ec_transfer_params": None,
@@ -97,38 +84,37 @@ def _chat(ask: Ask, stamp: Stamp, choices: Sequence[Generated], prefills: Sequen
     }
 
 
-def _chat_choice(ask: Ask, stamp: Stamp, index: int, choice: Generated) -> dict[str, Any]:
-    called = choice.whole and bool(choice.said.calls)
+def _chat_choice(ask: Ask[P], stamp: Stamp, index: int, choice: Choice) -> dict[str, Any]:
     message: dict[str, Any] = {
         "role": "assistant",
-        "content": None if called else choice.text,
+        "content": choice.content,
         "refusal": None,
         "annotations": None,
         "audio": None,
         "function_call": None,
     }
-    if called:
+    if choice.calls:
         message["tool_calls"] = [
             {
                 "id": tool_call_id(stamp, index, place),
                 "type": "function",
                 "function": {"name": name, "arguments": arguments},
             }
-            for place, (name, arguments) in enumerate(choice.said.calls)
+            for place, (name, arguments) in enumerate(choice.calls)
         ]
     message["reasoning"] = None
     return {
         "index": index,
         "message": message,
         "logprobs": chat_logprobs(ask, choice.steps),
-        "finish_reason": finish_reason(ask, choice),
+        "finish_reason": finish_reason(ask, choice.finish, called=bool(choice.calls)),
         "stop_reason": choice.stop_reason,
         "token_ids": choice.tokens if ask.return_token_ids else None,
         "routed_experts": None,
     }
 
 
-def _completion(ask: Ask, stamp: Stamp, choices: Sequence[Generated], prefills: Sequence[list[Step]]) -> dict[str, Any]:
+def _completion(ask: Ask[P], stamp: Stamp, choices: Sequence[Choice], prefills: Sequence[list[Step]]) -> dict[str, Any]:
     return {
         "id": stamp.id,
         "object": "text_completion",
@@ -137,15 +123,15 @@ def _completion(ask: Ask, stamp: Stamp, choices: Sequence[Generated], prefills: 
         "choices": [
             {
                 "index": index,
-                "text": choice.text,
-                "logprobs": completion_logprobs(ask, choice.steps, 0),
+                "text": ask.tokenizer.decode(choice.prompt_ids) + choice.text if ask.echo else choice.text,
+                "logprobs": _echoed_logprobs(ask, choice, prefills[index // ask.n] if prefills else []),
                 "finish_reason": choice.finish,
                 "stop_reason": choice.stop_reason,
                 "token_ids": choice.tokens if ask.return_token_ids else None,
                 "prompt_logprobs": (
-                    _prompt_logprobs(ask, choice.prompt.ids, prefills[index // ask.n]) if prefills else None
+                    _prompt_logprobs(ask, choice.prompt_ids, prefills[index // ask.n]) if prefills else None
                 ),
-                "prompt_token_ids": choice.prompt.ids if ask.return_token_ids else None,
+                "prompt_token_ids": choice.prompt_ids if ask.return_token_ids else None,
                 "routed_experts": None,
             }
             for index, choice in enumerate(choices)
@@ -159,30 +145,44 @@ def _completion(ask: Ask, stamp: Stamp, choices: Sequence[Generated], prefills: 
     }
 
 
-def _usage(choices: Sequence[Generated], n: int) -> dict[str, Any]:
-    prompts = sum(len(choice.prompt.ids) for choice in choices[::n])
+def _echoed_logprobs(ask: Ask[P], choice: Choice, prefill: Sequence[Step]) -> dict[str, Any] | None:
+    """The logprobs of the tokens in `text`; of an echoed prompt's first token nothing is known."""
+    if not ask.echo or ask.logprobs is None or not choice.prompt_ids:
+        return completion_logprobs(ask, choice.steps, 0)
+    first = _written(ask, choice.prompt_ids[0])
+    rest = completion_logprobs(ask, [*prefill, *choice.steps], len(first)) or {}
+    heads = {"text_offset": 0, "token_logprobs": None, "tokens": first, "top_logprobs": None}
+    return {name: [head, *rest[name]] for name, head in heads.items()}
+
+
+def _usage(choices: Sequence[Choice], n: int) -> dict[str, Any]:
+    prompts = sum(len(choice.prompt_ids) for choice in choices[::n])
     counts = usage(prompts, sum(len(choice.tokens) for choice in choices))
     return {**counts, "prompt_tokens_details": None, "completion_tokens_details": None}
 
 
-def _prompt_logprobs(ask: Ask, ids: Sequence[int], steps: Sequence[Step]) -> list[dict[str, Any] | None]:
+def _prompt_logprobs(ask: Ask[P], ids: Sequence[int], steps: Sequence[Step]) -> list[dict[str, Any] | None]:
     """One entry per prompt token, the first null; the token that is there first, then the best ones by rank."""
     count = ask.prompt_logprobs or 0
     rows: list[dict[str, Any] | None] = [None] if ids else []
     for one in steps:
-        row = {str(one.token): {"logprob": one.logprob, "rank": one.rank, "decoded_token": piece_text(one.token)}}
+        row = {str(one.token): _ranked(ask, one.token, one.logprob, one.rank)}
         for rank, (token, logprob) in enumerate(one.top[:count], start=1):
-            row.setdefault(str(token), {"logprob": logprob, "rank": rank, "decoded_token": piece_text(token)})
+            row.setdefault(str(token), _ranked(ask, token, logprob, rank))
         rows.append(row)
     return rows
 
 
-def _chat_entry(ask: Ask, one: Step) -> dict[str, Any]:
+def _ranked(ask: Ask[P], token: int, logprob: float, rank: int) -> dict[str, Any]:
+    return {"logprob": logprob, "rank": rank, "decoded_token": ask.tokenizer.written(token)}
+
+
+def _chat_entry(ask: Ask[P], one: Step) -> dict[str, Any]:
     top = ask.logprobs or 0
     return {
         "token": _written(ask, one.token),
         "logprob": one.logprob,
-        "bytes": list(special(one.token).encode() or token_bytes(one.token)),
+        "bytes": list(ask.tokenizer.spelled(one.token)),
         "top_logprobs": [
             {"token": text, "logprob": logprob, "bytes": list(text.encode())}
             for text, logprob in ((_written(ask, token), logprob) for token, logprob in _listed(one, top)[:top])
@@ -195,5 +195,5 @@ def _listed(one: Step, count: int) -> list[tuple[int, float]]:
     return [(one.token, one.logprob), *(entry for entry in one.top[:count] if entry[0] != one.token)]
 
 
-def _written(ask: Ask, token: int) -> str:
-    return f"token_id:{token}" if ask.tokens_as_ids else piece_text(token)
+def _written(ask: Ask[P], token: int) -> str:
+    return f"token_id:{token}" if ask.tokens_as_ids else ask.tokenizer.written(token)
