@@ -225,7 +225,9 @@ async def _monitor(loaded: Loaded, port: int | None, shutdown: asyncio.Event) ->
         monitor.attach_feed(lambda: asdict(feed.counters))
         await feed.start()
         stack.push_async_callback(feed.aclose)
-        control = create_control_app(monitor, ledger, metrics, secrets.control_token, settings.gate.recipe)
+        control = create_control_app(
+            monitor, ledger, metrics, secrets.control_token, settings.gate.recipe, secrets.gate_token
+        )
         leaving = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_after_pausing(feed, shutdown, leaving))

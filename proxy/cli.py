@@ -1,6 +1,6 @@
 """The `parity` command. Reads the words, starts the rest, and prints for people; it decides nothing itself.
 
-Exit codes: 0 done, 1 what was asked failed, 2 the command line or the settings are wrong.
+Exit codes: 0 done, 1 what was asked failed, 2 the command line or the settings are wrong. `parity gate` has its own.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from rich.text import Text
 
 from proxy import __version__, app, demo
 from proxy.errors import ParityError, SettingsError
+from proxy.gate_client import command as gate_command
 from proxy.report.explain import explain
 from proxy.report.export import Format, export
 from proxy.report.recompute import recompute
@@ -176,6 +177,9 @@ def verdict(
             explain(out, ledger, answer)
         else:
             print_verdict(out, answer)
+
+
+cli.command("gate", cls=gate_command.GateCommand)(gate_command.gate)
 
 
 @cli.command("export")

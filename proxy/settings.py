@@ -178,11 +178,15 @@ class LedgerSettings(Section):
 
 
 class ControlSettings(Section):
-    """The monitor's own port. Bound beyond loopback it must have a token."""
+    """The monitor's own port. Bound beyond loopback it must have a token.
+
+    `gate_token_env` names a second token, which may ask the gate and nothing else.
+    """
 
     host: str = "127.0.0.1"
     port: Port = 9090
     token_env: str | None = None
+    gate_token_env: str | None = None
 
 
 class GateSettings(Section):

@@ -25,6 +25,7 @@ class Secrets:
     candidate_api_key: str | None = None
     reference_api_key: str | None = None
     control_token: str | None = None
+    gate_token: str | None = None
     sampling_salt: bytes = b""
 
 
@@ -97,8 +98,11 @@ def read_secrets(settings: Settings, environ: Mapping[str, str]) -> Secrets:
         candidate_api_key=read("candidate.api_key_env", settings.candidate.api_key_env),
         reference_api_key=read("reference.api_key_env", settings.reference.api_key_env),
         control_token=read("control.token_env", settings.control.token_env),
+        gate_token=read("control.gate_token_env", settings.control.gate_token_env),
         sampling_salt=(read("sampling.salt_env", settings.sampling.salt_env) or settings.sampling.salt).encode(),
     )
+    if secrets.gate_token is not None and secrets.gate_token == secrets.control_token:
+        problems.append("control.gate_token_env: the same token as control.token_env, so it would open everything")
     if problems:
         raise SettingsError(problems)
     return secrets
@@ -170,6 +174,11 @@ def _contradictions(settings: Settings) -> list[str]:
         problems.append(
             f'control.host: "{settings.control.host}" is not loopback, so a token is needed; '
             'set control.token_env = "PARITY_CONTROL_TOKEN" and export it'
+        )
+    if settings.control.gate_token_env is not None and settings.control.token_env is None:
+        problems.append(
+            "control.gate_token_env: without control.token_env the whole port is open to this machine; "
+            'set control.token_env = "PARITY_CONTROL_TOKEN" too, or remove the key'
         )
     relay, control = settings.relay, settings.control
     if relay.port and (relay.host, relay.port) == (control.host, control.port):

@@ -55,6 +55,7 @@ url = "http://127.0.0.1:8002"
 # host = "127.0.0.1"
 # port = 9090
 # token_env = "PARITY_CONTROL_TOKEN"   # required beyond loopback
+# gate_token_env = "PARITY_GATE_TOKEN" # a second token, for Argo, Flagger and CI: it asks the gate, nothing else
 
 [gate]
 # recipe = "candidate"

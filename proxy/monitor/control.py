@@ -7,12 +7,11 @@ ledger run in threads, on their own connections: neither the monitor's loop nor 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import orjson
 import uvicorn
@@ -25,10 +24,12 @@ from starlette.types import ASGIApp
 from proxy.errors import LedgerError, SettingsError
 from proxy.monitor import gate
 from proxy.monitor.exposition import ParityMetrics
+from proxy.monitor.gate_routes import add_gate
 from proxy.monitor.guard import Guard, is_loopback
 from proxy.monitor.ledger_reader import LedgerStats
 from proxy.monitor.page import CONTENT_SECURITY_POLICY, overview, pair_page, problem
 from proxy.monitor.readable import side_by_side, summary
+from proxy.monitor.replies import json_reply, small_body
 from proxy.monitor.rows import LedgerRow, MonitorView
 
 KEEP_ALIVE_S = 120  # above Prometheus' default scrape interval of 60 s, so that a scraper's connection is never closed
@@ -62,14 +63,19 @@ class PairSource(Protocol):
 
 
 def create_control_app(
-    view: MonitorView, ledger: PairSource, metrics: ParityMetrics, token: str | None, recipe: str
+    view: MonitorView,
+    ledger: PairSource,
+    metrics: ParityMetrics,
+    token: str | None,
+    recipe: str,
+    gate_token: str | None = None,
 ) -> FastAPI:
-    """The port's application. An empty token is no token."""
+    """The port's application. An empty token is no token. `gate_token` opens the gate's questions and nothing else."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.has_token = bool(token)
-    app.add_middleware(Guard, token=token or None, response_headers=_SECURITY_HEADERS)
+    app.add_middleware(Guard, token=token or None, gate_token=gate_token or None, response_headers=_SECURITY_HEADERS)
     _add_probes(app, view, ledger, metrics, recipe)
-    _add_gate(app, view, recipe)
+    add_gate(app, view, recipe)
     _add_pairs(app, ledger)
     _add_acts(app, view)
     _add_page(app, view, ledger, recipe)
@@ -153,13 +159,13 @@ def _listen(host: str, port: int) -> socket.socket:
 def _add_probes(app: FastAPI, view: MonitorView, ledger: PairSource, metrics: ParityMetrics, recipe: str) -> None:
     @app.get("/healthz")
     async def healthz() -> Response:
-        return _json({"alive": True})
+        return json_reply({"alive": True})
 
     @app.get("/readyz")
     async def readyz() -> Response:
         conditions = dict(view.readiness())
         ready = all(conditions.values())
-        return _json({"ready": ready, "conditions": conditions}, 200 if ready else 503)
+        return json_reply({"ready": ready, "conditions": conditions}, 200 if ready else 503)
 
     @app.get("/metrics")
     async def scrape(request: Request) -> Response:
@@ -179,17 +185,7 @@ def _add_probes(app: FastAPI, view: MonitorView, ledger: PairSource, metrics: Pa
 
     @app.get("/state")
     async def state() -> Response:
-        return _json(view.state())
-
-
-def _add_gate(app: FastAPI, view: MonitorView, recipe: str) -> None:
-    @app.get("/gate")
-    async def plain(recipe_asked: Annotated[str | None, Query(alias="recipe")] = None) -> Response:
-        return _json(gate.plain(gate.current(view, recipe), recipe_asked))
-
-    @app.get("/gate/v1/argo")
-    async def argo(recipe_asked: Annotated[str | None, Query(alias="recipe")] = None) -> Response:
-        return _json(gate.argo(gate.current(view, recipe), recipe_asked))
+        return json_reply(view.state())
 
 
 def _add_pairs(app: FastAPI, ledger: PairSource) -> None:
@@ -201,7 +197,7 @@ def _add_pairs(app: FastAPI, ledger: PairSource) -> None:
         mismatched: bool = False,
     ) -> Response:
         rows = await asyncio.to_thread(ledger.pairs, limit=limit, before=before, score=score, mismatched=mismatched)
-        return _json([summary(row) for row in rows])
+        return json_reply([summary(row) for row in rows])
 
     @app.get("/pairs/{id}")
     async def pair(
@@ -215,7 +211,7 @@ def _add_pairs(app: FastAPI, ledger: PairSource) -> None:
         shown = await asyncio.to_thread(side_by_side, row)
         if _wants_html(request):
             return HTMLResponse(await asyncio.to_thread(pair_page, shown))
-        return _json(shown)
+        return json_reply(shown)
 
 
 def _add_acts(app: FastAPI, view: MonitorView) -> None:
@@ -224,24 +220,14 @@ def _add_acts(app: FastAPI, view: MonitorView) -> None:
         (view.pause if act == "pause" else view.resume)()
         if _wants_html(request):
             return RedirectResponse("/", 303)
-        return _json({"paused": act == "pause"})
+        return json_reply({"paused": act == "pause"})
 
     @app.post("/gate/reset")
     async def reset(request: Request) -> Response:
-        position = await view.reset(_reason_in(await _small_body(request)))
+        position = await view.reset(_reason_in(await small_body(request, MAX_ACT_BYTES)))
         if _wants_html(request):
             return RedirectResponse("/", 303)
-        return _json({"reset": True, "position": position})
-
-
-async def _small_body(request: Request) -> bytes:
-    """The request's body. Raises: HTTPException past MAX_ACT_BYTES; no more than that is ever held."""
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_ACT_BYTES:
-            raise HTTPException(413, f"the body is larger than {MAX_ACT_BYTES} bytes")
-    return body
+        return json_reply({"reset": True, "position": position})
 
 
 def _reason_in(body: bytes) -> str:
@@ -305,18 +291,9 @@ def _add_problems(app: FastAPI) -> None:
 def _problem(request: Request, status: int, told: str, headers: Mapping[str, str] | None = None) -> Response:
     if _wants_html(request):
         return HTMLResponse(problem(status, told), status, headers=dict(headers or {}))
-    return _json({"error": told}, status, headers)
+    return json_reply({"error": told}, status, headers)
 
 
 def _wants_html(request: Request) -> bool:
     """True for a browser. JSON is what a caller gets who does not ask."""
     return "text/html" in request.headers.get("accept", "")
-
-
-def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    try:
-        body = orjson.dumps(value)
-    except TypeError:
-        # A client's own numbers past 64 bits or lone surrogates, quoted in an explanation: slower, and it can.
-        body = json.dumps(value, default=str).encode()
-    return Response(body, status, headers=dict(headers or {}), media_type="application/json")

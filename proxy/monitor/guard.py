@@ -1,9 +1,13 @@
 """Who may call the control port: it shows prompts and replies and can pause the mirror.
 
-With a token: every path but /healthz needs it, as a bearer token, or as the password of HTTP basic authentication
-so that a person's browser can open the page. Without one the port is on loopback only; then the Host header must
-name loopback, or any web site could read the pairs by rebinding its own name to 127.0.0.1. A request that changes
-something must not come from another site, with or without a token.
+With a token: every path but /healthz needs it, as a bearer token, or as the password of HTTP basic authentication: so
+a person's browser can open the page, and Flagger, whose webhooks cannot set a header, can carry it in their URL
+(`http://gate:TOKEN@host/...`: Go's client sends it as that header). Such a URL stands in an object that many may
+read, so there may be a second token, which only asks the gate: it opens no pair, no page and no act.
+
+Without a token the port is on loopback only; then the Host header must name loopback, or any web site could read the
+pairs by rebinding its own name to 127.0.0.1. A request that changes something must not come from another site, with
+or without a token.
 """
 
 from __future__ import annotations
@@ -25,9 +29,12 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 class Guard:
     """ASGI middleware; plain ASGI because BaseHTTPMiddleware buffers and hides disconnects."""
 
-    def __init__(self, app: ASGIApp, token: str | None, response_headers: dict[str, str]) -> None:
+    def __init__(
+        self, app: ASGIApp, token: str | None, gate_token: str | None, response_headers: dict[str, str]
+    ) -> None:
         self._app = app
         self._token = None if token is None else token.encode()
+        self._gate_token = None if gate_token is None else gate_token.encode()
         self._response_headers = [(name.encode(), value.encode()) for name, value in response_headers.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,7 +54,7 @@ class Guard:
     def _refusal(self, scope: Scope) -> PlainTextResponse | None:
         headers = Headers(scope=scope)
         if scope["path"] not in OPEN_PATHS:
-            if self._token is not None and not self._knows_token(headers.getlist("authorization")):
+            if self._token is not None and not self._may(scope["path"], headers.getlist("authorization")):
                 challenge = {"www-authenticate": 'Bearer realm="parity", Basic realm="parity", charset="UTF-8"'}
                 return PlainTextResponse("the control port needs its token\n", 401, challenge)
             if self._token is None and not names_loopback(headers.get("host", "")):
@@ -56,20 +63,35 @@ class Guard:
             return PlainTextResponse("a request from another site changes nothing here\n", 403)
         return None
 
-    def _knows_token(self, given: list[str]) -> bool:
-        if len(given) != 1 or self._token is None:
+    def _may(self, path: str, given: list[str]) -> bool:
+        """True when a token was given that opens this path."""
+        shown = _token_in(given)
+        if shown is None or self._token is None:
             return False
-        scheme, _, credentials = given[0].partition(" ")
-        credentials = credentials.strip()
-        if scheme.lower() == "bearer":
-            return hmac.compare_digest(credentials.encode(), self._token)
-        if scheme.lower() == "basic":
-            try:
-                password = base64.b64decode(credentials, validate=True).partition(b":")[2]
-            except (binascii.Error, ValueError):
-                return False
-            return hmac.compare_digest(password, self._token)
-        return False
+        if hmac.compare_digest(shown, self._token):
+            return True
+        return asks_gate(path) and self._gate_token is not None and hmac.compare_digest(shown, self._gate_token)
+
+
+def asks_gate(path: str) -> bool:
+    """True for the paths that only ask for the verdict. /gate/reset is not one."""
+    return path == "/gate" or path.startswith("/gate/v1/")
+
+
+def _token_in(authorization: list[str]) -> bytes | None:
+    """The token of the one Authorization header: a bearer token or a basic password."""
+    if len(authorization) != 1:
+        return None
+    scheme, _, credentials = authorization[0].partition(" ")
+    credentials = credentials.strip()
+    if scheme.lower() == "bearer":
+        return credentials.encode()
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(credentials, validate=True).partition(b":")[2]
+        except (binascii.Error, ValueError):
+            return None
+    return None
 
 
 def is_loopback(host: str) -> bool:

@@ -17,6 +17,7 @@ from proxy.settings import LedgerSettings
 from tests.unit.monitor_samples import SPECS, FixedView, is_mismatch
 
 TOKEN = "s3cret-token"
+GATE_TOKEN = "g8te-token"
 
 
 @dataclass(slots=True)
@@ -31,17 +32,23 @@ class Rig:
 
 
 @asynccontextmanager
-async def control_port(directory: Path, token: str | None = None, view: FixedView | None = None) -> AsyncIterator[Rig]:
+async def control_port(
+    directory: Path,
+    token: str | None = None,
+    view: FixedView | None = None,
+    gate_token: str | None = None,
+    port: int = 0,
+) -> AsyncIterator[Rig]:
     """A served control port; gone again, ledger closed, at the end."""
     view = view if view is not None else FixedView()
     ledger = SqliteLedger(LedgerSettings(path=directory / "ledger.sqlite"), is_mismatch=is_mismatch)
     ledger.open_epoch({"reference": "m"}, "first", 1.0)
     metrics = ParityMetrics(specs=SPECS, recipe="awq-int4-g128", version="0")
-    app = create_control_app(view, ledger, metrics, token, "awq-int4-g128")
+    app = create_control_app(view, ledger, metrics, token, "awq-int4-g128", gate_token)
     shutdown = asyncio.Event()
     listening: asyncio.Future[tuple[str, int]] = asyncio.get_running_loop().create_future()
     serving = asyncio.create_task(
-        serve_control(app, "127.0.0.1", 0, shutdown, lambda host, port: listening.set_result((host, port)))
+        serve_control(app, "127.0.0.1", port, shutdown, lambda host, port: listening.set_result((host, port)))
     )
     serving.add_done_callback(lambda _: listening.done() or listening.cancel())  # it could not listen
     try:

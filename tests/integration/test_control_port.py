@@ -67,6 +67,7 @@ async def test_the_gate_is_always_200(tmp_path: Path, state: Any) -> None:
             "verdict": state,
             "samples": 412,
             "value": 0.004,
+            "bound": 0.021,
             "limit": 0.03,
             "noise": 0.003,
             "critical": True,

@@ -59,6 +59,7 @@ def test_the_smallest_file_is_enough() -> None:
         ("[budgets.tool_call_mismach]\nlimit = 0.1", 'did you mean "tool_call_mismatch"?'),
         ("[budgets.logprob_kl]\nlimit = 0.1\nnoise_multiple = 4.0", "allow_noise_multiple_above_3"),
         ('[control]\nhost = "0.0.0.0"', "control.token_env"),
+        ('[control]\ngate_token_env = "G"', "set control.token_env"),
         ("[mirror]\nteacher_forced_rate = 0.1", "reference.teacher_forcing = true"),
         ("[mirror]\ntimeout_s = 400.0", "mirror.late_after_s"),
         ('[mirror]\nforward_headers = ["Authorization"]', "credentials"),
@@ -109,6 +110,14 @@ def test_secrets_come_from_the_environment_and_a_missing_one_is_named() -> None:
     with pytest.raises(SettingsError) as caught:
         read_secrets(settings, {"SALT": ""})
     assert [problem.split(":")[0] for problem in caught.value.problems] == ["control.token_env", "sampling.salt_env"]
+
+
+def test_the_gates_token_is_another_one() -> None:
+    settings = parse(MINIMAL + '[control]\ntoken_env = "TOKEN"\ngate_token_env = "GATE"')
+    secrets = read_secrets(settings, {"TOKEN": "t", "GATE": "g"})
+    assert (secrets.control_token, secrets.gate_token) == ("t", "g")
+    with pytest.raises(SettingsError, match=r"control\.gate_token_env: the same token"):
+        read_secrets(settings, {"TOKEN": "t", "GATE": "t"})
 
 
 @pytest.mark.parametrize(
