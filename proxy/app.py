@@ -200,7 +200,12 @@ async def _monitor(loaded: Loaded, port: int | None, shutdown: asyncio.Event) ->
     limits = {name: budget.limit for name, budget in settings.budgets.items()}
     async with AsyncExitStack() as stack:
         ledger = stack.enter_context(closing(SqliteLedger(settings.ledger, is_mismatch=mismatch_rule(limits))))
-        metrics = ParityMetrics(specs=list(SPECS.values()), recipe=settings.gate.recipe, version=__version__)
+        metrics = ParityMetrics(
+            specs=list(SPECS.values()),
+            recipe=settings.gate.recipe,
+            version=__version__,
+            budgets=budgets_of(settings),
+        )
         candidate = _backend("candidate", settings.candidate, secrets.candidate_api_key, settings)
         stack.push_async_callback(candidate.aclose)
         reference = _backend("reference", settings.reference, secrets.reference_api_key, settings)

@@ -10,10 +10,19 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from prometheus_client.core import HistogramMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.core import HistogramMetricFamily, Metric
 
 from proxy.exchange import LossReason
-from proxy.metrics import FIRST_BYTE_BUCKETS_S, RELAY_ERRORS, ROUTES, STATUS_CLASSES, RelayCounters, merge_snapshots
+from proxy.metrics import (
+    ADDED_BUCKETS_S,
+    FIRST_BYTE_BUCKETS_S,
+    LOOP_LAG_BUCKETS_S,
+    RELAY_ERRORS,
+    ROUTES,
+    STATUS_CLASSES,
+    RelayCounters,
+    merge_snapshots,
+)
 from proxy.monitor.tallies import counter, cumulative, gauge, number
 
 MAX_GONE = 32  # *choice*: snapshots of workers that are gone, kept apart in case one comes back
@@ -29,6 +38,16 @@ _COUNTERS = (
     ("client_disconnects", "client_disconnects", "Clients that hung up before their reply was whole."),
     ("bytes_in", "received_bytes", "Bytes of requests from clients."),
     ("bytes_out", "sent_bytes", "Bytes of replies to clients."),
+)
+
+_FIRST_BYTE = "Time from a request's first byte to the reply's first byte."
+_ADDED_LATENCY = "Time that a request's head and its reply's head spent in the relay together."
+_LOOP_LAG = "How late a periodic timer of the relay's event loop came."
+_HISTOGRAMS = (
+    # key in the snapshot, metric, what it says, upper bounds
+    ("first_byte_s", "first_byte", _FIRST_BYTE, FIRST_BYTE_BUCKETS_S),
+    ("latency_added_s", "added_latency", _ADDED_LATENCY, ADDED_BUCKETS_S),
+    ("loop_lag_s", "loop_lag", _LOOP_LAG, LOOP_LAG_BUCKETS_S),
 )
 
 _FEED_COUNTERS = (
@@ -112,19 +131,10 @@ def _requests(snapshot: Mapping[str, Any]) -> float:
 
 
 def _timings(total: Mapping[str, Any], live: Mapping[str, Any]) -> Iterator[Metric]:
-    first_byte = total["first_byte_s"]
-    family = HistogramMetricFamily(
-        "parity_relay_first_byte_seconds", "Time from a request's first byte to the reply's first byte."
-    )
-    family.add_metric((), cumulative(FIRST_BYTE_BUCKETS_S, first_byte["counts"]), number(first_byte["sum"]))
-    yield family
-    lag = total["loop_lag_s"]
-    yield SummaryMetricFamily(
-        "parity_relay_loop_lag_seconds",
-        "How late the relay's event loop woke up.",
-        count_value=int(number(lag["count"])),
-        sum_value=number(lag["sum"]),
-    )
+    for key, name, help, bounds in _HISTOGRAMS:
+        family = HistogramMetricFamily(f"parity_relay_{name}_seconds", help)
+        family.add_metric((), cumulative(bounds, total[key]["counts"]), number(total[key]["sum"]))
+        yield family
     yield gauge(
         "parity_relay_loop_lag_max_seconds",
         "The latest that a connected worker's event loop ever woke up.",
