@@ -57,13 +57,17 @@ class ParityMetrics(Collector):
         recipe: str,
         version: str,
         budgets: Sequence[Budget] = (),
+        relays_return_s: float = 0.0,
         registry: CollectorRegistry | None = None,
     ) -> None:
-        """Registers itself (and the process's own figures) with `registry`, or with a new one."""
+        """Registers itself (and the process's own figures) with `registry`, or with a new one.
+
+        Relay workers heard of within `relays_return_s` were counting before, and count from there on.
+        """
         self.registry = registry if registry is not None else CollectorRegistry(auto_describe=False)
         self._recipe = recipe
         self._version = version
-        self._relays = RelayTotals()
+        self._relays = RelayTotals(relays_return_s)
         self._spending = Spending(budgets)
         self._names = frozenset(spec.name for spec in specs)
         self._units = {spec.name: spec.unit for spec in specs}
@@ -214,7 +218,10 @@ class _Now:
             yield gauge("parity_epoch_info", "The epoch of the evidence and its contract.", ("epoch", "contract"), info)
             epoch = {(): float(self.verdict.epoch)}
             yield gauge(
-                "parity_contract_epoch", "The number of that epoch: it rises when the contract changes.", (), epoch
+                "parity_contract_epoch",
+                "The number of the epoch of the evidence: it rises when the contract changes.",
+                (),
+                epoch,
             )
         if self._ledger is not None:
             yield gauge("parity_ledger_rows", "Rows in the ledger.", (), {(): self._ledger.rows})

@@ -2,12 +2,16 @@
 
 Each worker sends cumulative snapshots (proxy/metrics.py). The last one of a worker that is gone stays in the sum;
 past a bound the oldest of those are folded into one. Gauges count only workers that are connected.
+
+A worker outlives the monitor. What it had counted before this monitor began is left out, or a restart would look to
+Prometheus like a reset followed by all of history at once, and old drops would raise new alarms.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client.core import HistogramMetricFamily, Metric
@@ -53,15 +57,21 @@ _HISTOGRAMS = (
 _FEED_COUNTERS = (
     ("dropped_marks", "Of the dropped events, those that were no exchange but a mark or a loss."),
     ("notices", "Losses that the feed itself announced, for exchanges that it dropped."),
-    ("notices_dropped", "Of those, the ones that never reached the monitor either."),
+    ("notices_dropped", "Of the feed's notices of loss, those that never reached the monitor."),
     ("connections", "Connections that relay workers made to a monitor."),
 )
 
 
 class RelayTotals:
-    """The last snapshot of every worker, and their sum."""
+    """The last snapshot of every worker, and their sum.
 
-    def __init__(self) -> None:
+    A worker that is first heard of within `returning_s` was there before (or is as new as this monitor, and has counted
+    next to nothing yet). Units: seconds on the caller's monotonic clock.
+    """
+
+    def __init__(self, returning_s: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._returning_until_s = clock() + returning_s
         self._last: dict[str, dict[str, Any]] = {}
         self._connected: set[str] = set()
         self._base: dict[str, Any] = RelayCounters().snapshot()
@@ -77,7 +87,9 @@ class RelayTotals:
             _log.warning("the counts of relay worker %s are of another shape: %s", worker, error)
             return
         before = self._last.pop(worker, None)
-        if before is not None and _requests(snapshot) < _requests(before):
+        if before is None and self._clock() < self._returning_until_s:
+            self._fold(_negated(dict(snapshot)))
+        elif before is not None and _requests(snapshot) < _requests(before):
             self._fold(before)
         self._last[worker] = dict(snapshot)  # popped and set again: the order is by last news
 
@@ -126,6 +138,19 @@ class RelayTotals:
         self._base = merge_snapshots([self._base, snapshot])
 
 
+def _negated(snapshot: dict[str, Any]) -> dict[str, Any]:
+    """What takes a snapshot out of a sum; the largest and the bounds are no sums and stay."""
+    out: dict[str, Any] = {}
+    for key, value in snapshot.items():
+        if isinstance(value, dict):
+            out[key] = _negated(value)
+        elif key in ("max", "buckets"):
+            out[key] = value
+        else:
+            out[key] = [-count for count in value] if isinstance(value, list) else -value
+    return out
+
+
 def _requests(snapshot: Mapping[str, Any]) -> float:
     return sum(number(n) for by_class in snapshot.get("requests", {}).values() for n in by_class.values())
 
@@ -154,8 +179,15 @@ def _feed(total: Mapping[str, Any], live: Mapping[str, Any]) -> Iterator[Metric]
     )
     for key, help in _FEED_COUNTERS:
         yield counter(f"parity_feed_{key}", help, (), {(): _n(total, key)})
-    yield gauge("parity_feed_queue_bytes", "Bytes held for the monitor.", (), {(): _n(live, "queue_bytes")})
-    yield gauge("parity_feed_queue_exchanges", "Exchanges held for it.", (), {(): _n(live, "queue_exchanges")})
+    yield gauge(
+        "parity_feed_queue_bytes", "Bytes that the feed holds for the monitor.", (), {(): _n(live, "queue_bytes")}
+    )
+    yield gauge(
+        "parity_feed_queue_exchanges",
+        "Exchanges that the feed holds for the monitor: its depth.",
+        (),
+        {(): _n(live, "queue_exchanges")},
+    )
 
 
 def _n(values: Mapping[str, Any], key: str) -> float:

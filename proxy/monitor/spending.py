@@ -32,7 +32,7 @@ class Spending:
         )
         self._spent = Counts(
             "parity_budget_spent_limits",
-            "Their scores, each divided by the budget's limit; an unbounded one counts at most 10 limits.",
+            "Scores of those pairs over the budget's limit; an unbounded score counts at most 10 limits.",
             labels,
             lanes,
         )

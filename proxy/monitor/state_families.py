@@ -25,7 +25,11 @@ _GAUGES = (
     # where in the state, metric, what it says
     (("paused",), "parity_mirror_paused", "1 while an operator has paused the mirror."),
     (("queue", "exchanges"), "parity_mirror_queue_exchanges", "Exchanges waiting for their shadow calls."),
-    (("queue", "oldest_s"), "parity_mirror_queue_oldest_seconds", "How long the first in that queue has waited."),
+    (
+        ("queue", "oldest_s"),
+        "parity_mirror_queue_oldest_seconds",
+        "How long the first exchange that waits for its shadow calls has waited.",
+    ),
     (("queue", "bytes"), "parity_mirror_queue_bytes", "Bytes held by exchanges that wait or are in work."),
     (("queue", "in_work"), "parity_mirror_in_work_exchanges", "Exchanges whose shadow calls are being made."),
     (("shadow_calls",), "parity_mirror_calls_in_flight", "Shadow calls under way."),
@@ -36,7 +40,11 @@ _GAUGES = (
     ),
     (("order", "unreleased"), "parity_order_unreleased_exchanges", "Exchanges that have no row in the ledger yet."),
     (("order", "owed"), "parity_order_owed_rows", "Sampled requests turned away whose lost row is still to come."),
-    (("order", "oldest_open_s"), "parity_order_oldest_open_seconds", "How long the oldest one holds the others back."),
+    (
+        ("order", "oldest_open_s"),
+        "parity_order_oldest_open_seconds",
+        "How long the oldest exchange without a row holds the others back.",
+    ),
 )
 _COUNTERS = (
     (("queue", "refused"), "parity_mirror_refused", "Exchanges that a full backlog turned away."),
