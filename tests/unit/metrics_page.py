@@ -10,6 +10,7 @@ from prometheus_client.core import Metric
 from proxy.exchange import LossReason
 from proxy.metrics import RELAY_ERRORS, ROUTES, STATUS_CLASSES
 from proxy.monitor.exposition import ARMS, OUTCOMES
+from proxy.monitor.prompt_tokens import WORDS
 from proxy.monitor.rows import Ineligible
 from proxy.monitor.state_families import BREAKER_STATES, FEED_EVENTS, ORDER_EVENTS
 from proxy.monitor.verdict_families import STATES
@@ -67,7 +68,11 @@ LABELS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "route": (("", ROUTES),),
     "score": (("", tuple(SPECS)),),
     "stage": (("", STAGES),),
-    "state": (("parity_verdict, parity_budget_state", STATES), ("parity_breaker", BREAKER_STATES)),
+    "state": (
+        ("parity_verdict, parity_budget_state", STATES),
+        ("parity_breaker", BREAKER_STATES),
+        ("parity_prompt_tokens", WORDS),
+    ),
     "status_class": (("aborted: the client got no whole reply", STATUS_CLASSES),),
     "stratum": (
         ("parity_budget_*: what the budget keeps apart", ("all", *_LENGTHS, *_TOOLS, *_BY_BOTH)),
@@ -121,7 +126,7 @@ _UNITS = (  # the first that the name ends in, without _total
     ("_log10_e_value", "log10"),
     ("_log10_e_threshold", "log10"),
     *((f"_{name}", "1") for name in ("info", "critical", "paused", "reachable", "over", "state", "stage")),
-    *((name, "1") for name in ("parity_verdict", "parity_ready", "parity_breaker", "parity_diagnosis")),
+    *((f"parity_{name}", "1") for name in ("verdict", "ready", "breaker", "diagnosis", "prompt_tokens")),
     *((f"_{name}", "the score's") for name in ("limit", "value", "bound", "noise", "limit")),
     ("_change_level", "pairs"),
 )
