@@ -39,6 +39,7 @@ from scorers.catalogue import SPECS, scorers
 from scorers.judge import Budget, EvidenceState, GateRules
 
 DRAIN_MARGIN_S = 5.0  # choice: what a relay may take beyond its own drain time before it is killed
+RELAYS_RETURN_S = 10.0  # choice: past its reconnect interval, how long a relay may take to find a new monitor
 FEED_FLUSH_S = 2.0  # choice: how long a leaving relay worker waits for the monitor to take the rest
 
 
@@ -200,7 +201,13 @@ async def _monitor(loaded: Loaded, port: int | None, shutdown: asyncio.Event) ->
     limits = {name: budget.limit for name, budget in settings.budgets.items()}
     async with AsyncExitStack() as stack:
         ledger = stack.enter_context(closing(SqliteLedger(settings.ledger, is_mismatch=mismatch_rule(limits))))
-        metrics = ParityMetrics(specs=list(SPECS.values()), recipe=settings.gate.recipe, version=__version__)
+        metrics = ParityMetrics(
+            specs=list(SPECS.values()),
+            recipe=settings.gate.recipe,
+            version=__version__,
+            budgets=budgets_of(settings),
+            relays_return_s=settings.feed.reconnect_interval_s + RELAYS_RETURN_S,
+        )
         candidate = _backend("candidate", settings.candidate, secrets.candidate_api_key, settings)
         stack.push_async_callback(candidate.aclose)
         reference = _backend("reference", settings.reference, secrets.reference_api_key, settings)

@@ -27,6 +27,11 @@ RELAY_ERRORS = (
 )
 # Bucket bounds are a *choice*: a cached reply is under 5 ms, a 128K-token prefill takes minutes.
 FIRST_BYTE_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+# The relay's own share of a request is some tens of microseconds (`tests/bench`); a new connection to the candidate
+# is part of it, and a turn of a loaded event loop. Bounds are a *choice*.
+ADDED_BUCKETS_S = (25e-6, 50e-6, 1e-4, 2.5e-4, 5e-4, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+# A timer is late by up to 1 ms on an idle loop (libuv counts in milliseconds). Bounds are a *choice*.
+LOOP_LAG_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 _ROUTE_BY_PATH = {
     b"/v1/chat/completions": "chat_completions",
@@ -54,7 +59,9 @@ class RelayCounters:
         "first_byte_counts",
         "first_byte_sum_s",
         "in_flight",
-        "loop_lag_count",
+        "latency_added_counts",
+        "latency_added_sum_s",
+        "loop_lag_counts",
         "loop_lag_max_s",
         "loop_lag_sum_s",
         "lost",
@@ -80,7 +87,9 @@ class RelayCounters:
         self.bytes_out = 0
         self.first_byte_counts = [0] * (len(FIRST_BYTE_BUCKETS_S) + 1)
         self.first_byte_sum_s = 0.0
-        self.loop_lag_count = 0
+        self.latency_added_counts = [0] * (len(ADDED_BUCKETS_S) + 1)
+        self.latency_added_sum_s = 0.0
+        self.loop_lag_counts = [0] * (len(LOOP_LAG_BUCKETS_S) + 1)
         self.loop_lag_max_s = 0.0
         self.loop_lag_sum_s = 0.0
 
@@ -98,14 +107,19 @@ class RelayCounters:
         self.first_byte_counts[bisect_left(FIRST_BYTE_BUCKETS_S, seconds)] += 1
         self.first_byte_sum_s += seconds
 
+    def observe_latency_added(self, seconds: float) -> None:
+        """One request's time inside the relay, as `Flight` defines it."""
+        self.latency_added_counts[bisect_left(ADDED_BUCKETS_S, seconds)] += 1
+        self.latency_added_sum_s += seconds
+
     def observe_loop_lag(self, seconds: float) -> None:
-        self.loop_lag_count += 1
+        self.loop_lag_counts[bisect_left(LOOP_LAG_BUCKETS_S, seconds)] += 1
         self.loop_lag_sum_s += seconds
         if seconds > self.loop_lag_max_s:
             self.loop_lag_max_s = seconds
 
     def snapshot(self) -> dict[str, Any]:
-        """All counts, JSON-ready. `first_byte_s.counts` are per bucket, not cumulative; the last is +Inf."""
+        """All counts, JSON-ready. The `counts` of a histogram are per bucket, not cumulative; the last is +Inf."""
         return {
             "requests": {route: dict(by_class) for route, by_class in self.requests.items()},
             "errors": dict(self.errors),
@@ -119,14 +133,17 @@ class RelayCounters:
             "client_disconnects": self.client_disconnects,
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
-            "first_byte_s": {
-                "buckets": list(FIRST_BYTE_BUCKETS_S),
-                "counts": list(self.first_byte_counts),
-                "sum": self.first_byte_sum_s,
-                "count": sum(self.first_byte_counts),
+            "first_byte_s": _histogram(FIRST_BYTE_BUCKETS_S, self.first_byte_counts, self.first_byte_sum_s),
+            "latency_added_s": _histogram(ADDED_BUCKETS_S, self.latency_added_counts, self.latency_added_sum_s),
+            "loop_lag_s": {
+                **_histogram(LOOP_LAG_BUCKETS_S, self.loop_lag_counts, self.loop_lag_sum_s),
+                "max": self.loop_lag_max_s,
             },
-            "loop_lag_s": {"max": self.loop_lag_max_s, "sum": self.loop_lag_sum_s, "count": self.loop_lag_count},
         }
+
+
+def _histogram(buckets: tuple[float, ...], counts: list[int], total: float) -> dict[str, Any]:
+    return {"buckets": list(buckets), "counts": list(counts), "sum": total, "count": sum(counts)}
 
 
 def merge_snapshots(snapshots: Iterable[dict[str, Any]]) -> dict[str, Any]:

@@ -23,12 +23,14 @@ from proxy.monitor.ledger_reader import LedgerStats
 from proxy.monitor.outcomes import UNTIMED, CallOutcome
 from proxy.monitor.relay_totals import RelayTotals
 from proxy.monitor.rows import Ineligible, LedgerRow
+from proxy.monitor.spending import Spending
 from proxy.monitor.state_families import state_families
 from proxy.monitor.tallies import Buckets, Counts, gauge
 from proxy.monitor.verdict_families import verdict_families
-from scorers.coverage import NO_SCORE_APPLIES, placed
+from scorers.budgets import Budget
+from scorers.coverage import NO_SCORE_APPLIES, UNKNOWN_STRATUM, placed
 from scorers.judge import Verdict
-from scorers.records import Reason, ScoreSpec
+from scorers.records import Reason, ScoreSpec, Stratum
 
 ARMS = ("candidate", "reference")
 OUTCOMES = tuple(outcome.value for outcome in CallOutcome)
@@ -39,6 +41,7 @@ SCORE_BUCKETS: Mapping[str, tuple[float, ...]] = {
     "ratio": (0.0, 0.01, 0.03, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.5, 3.0),
     "nats": (0.0, 0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
 }
+MAX_ID_CHARS = 100  # OpenMetrics 1.0: an exemplar's labels hold at most 128 characters
 _OTHER_BUCKETS = (0.0, 0.01, 0.1, 1.0, 10.0, 100.0)
 _REASONS = frozenset({NO_SCORE_APPLIES, *(reason.value for reason in (*Reason, *LossReason, *Ineligible))})
 _LOST = sorted({*(r.value for r in Reason if r.lost), *(r.value for r in LossReason)})
@@ -48,20 +51,31 @@ class ParityMetrics(Collector):
     """Everything under `/metrics`, on a registry that the caller owns."""
 
     def __init__(
-        self, *, specs: Sequence[ScoreSpec], recipe: str, version: str, registry: CollectorRegistry | None = None
+        self,
+        *,
+        specs: Sequence[ScoreSpec],
+        recipe: str,
+        version: str,
+        budgets: Sequence[Budget] = (),
+        relays_return_s: float = 0.0,
+        registry: CollectorRegistry | None = None,
     ) -> None:
-        """Registers itself (and the process's own figures) with `registry`, or with a new one."""
+        """Registers itself (and the process's own figures) with `registry`, or with a new one.
+
+        Relay workers heard of within `relays_return_s` were counting before, and count from there on.
+        """
         self.registry = registry if registry is not None else CollectorRegistry(auto_describe=False)
         self._recipe = recipe
         self._version = version
-        self._relays = RelayTotals()
+        self._relays = RelayTotals(relays_return_s)
+        self._spending = Spending(budgets)
         self._names = frozenset(spec.name for spec in specs)
         self._units = {spec.name: spec.unit for spec in specs}
         self._scores = {
             unit: Buckets(
                 f"parity_score_{unit}",
-                f"Scores in {unit}, by score and arm (noise: the reference against itself).",
-                ("score", "arm"),
+                f"Scores in {unit}, by score, arm (noise: the reference against itself) and stratum.",
+                ("score", "arm", "stratum"),
                 SCORE_BUCKETS.get(unit, _OTHER_BUCKETS),
             )
             for unit in sorted({spec.unit for spec in specs})
@@ -123,11 +137,19 @@ class ParityMetrics(Collector):
         if row.stratum is not None and row.kind == "live":
             s = row.stratum
             self._strata.add(s.length, _flag(s.tools), _flag(s.stream), _flag(s.greedy), disposition)
+        elif row.kind == "live":
+            self._strata.add(*(UNKNOWN_STRATUM,) * 4, disposition)
+        self._spending.row(row)
+        stratum = _short(row.stratum)
+        # Only what can be read: the bodies of most pairs are not kept, and /pairs/{id} has none of those.
+        pair = {"pair_id": row.id} if row.bodies is not None and len(row.id) <= MAX_ID_CHARS else None
         for score in row.scores:
             if score.name not in self._names:
                 continue
             if score.value is not None:
-                self._scores[self._units[score.name]].observe(score.value, score.name, score.arm)
+                labels = (score.name, score.arm, stratum)
+                buckets = self._scores[self._units[score.name]]
+                buckets.observe(score.value, *labels, exemplar=pair, at_s=row.sampled_unix_s)
             elif score.reason is not None:
                 self._unscored.add(score.name, score.arm, score.reason.value)
 
@@ -166,6 +188,7 @@ class ParityMetrics(Collector):
         yield self._call_seconds.family()
         for buckets in self._scores.values():
             yield buckets.family()
+        yield from self._spending.families()
         yield self._write_errors.family()
         yield self._rows_dropped.family()
         if self._now is not None:
@@ -193,6 +216,13 @@ class _Now:
             digest = hashlib.sha256(orjson.dumps(contract, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]
             info = {(str(self.verdict.epoch), digest): 1.0}
             yield gauge("parity_epoch_info", "The epoch of the evidence and its contract.", ("epoch", "contract"), info)
+            epoch = {(): float(self.verdict.epoch)}
+            yield gauge(
+                "parity_contract_epoch",
+                "The number of the epoch of the evidence: it rises when the contract changes.",
+                (),
+                epoch,
+            )
         if self._ledger is not None:
             yield gauge("parity_ledger_rows", "Rows in the ledger.", (), {(): self._ledger.rows})
             size = {("database",): self._ledger.file_bytes, ("wal",): self._ledger.wal_bytes}
@@ -201,6 +231,13 @@ class _Now:
 
 def _closed(value: str, known: Collection[str]) -> str:
     return value if value in known else "other"
+
+
+def _short(stratum: Stratum | None) -> str:
+    """The stratum as budgets name theirs, "4k-16k/tools": of 48 cells each would be a histogram per score and arm."""
+    if stratum is None:
+        return UNKNOWN_STRATUM
+    return f"{stratum.length}/{'tools' if stratum.tools else 'plain'}"
 
 
 def _flag(value: bool) -> str:

@@ -76,6 +76,7 @@ class Intake:
                 "bytes": self.backlog.held_bytes,
                 "in_work": self.backlog.held - self.backlog.waiting,
                 "refused": self.backlog.refused,
+                "oldest_s": round(self.backlog.oldest_s(self._clock()), 3),
             },
             "order": self._order.state(self._clock()) if self._order is not None else {},
             "early_dropped": self._early_dropped,
@@ -194,6 +195,7 @@ class Intake:
             self._enqueue(self._order, Job(slot, parent.epoch, 2 * len(plan.request_body) + 1024, plan=plan))
 
     def _enqueue(self, order: SamplingOrder, job: Job) -> None:
+        job.queued_s = self._clock()
         refusing = Reason.LATE if self._leaving else self.refusing
         if refusing is Reason.EPOCH_CLOSED:
             self._close(order, job.slot, lost_row(job.slot, job.epoch, refusing.value, job.exchange))

@@ -42,6 +42,7 @@ class Job:
     size_bytes: int
     exchange: Exchange | None = None
     plan: Plan | None = None
+    queued_s: float = 0.0  # when it began to wait for a worker, on the monitor's clock
     task: asyncio.Task[LedgerRow] | None = None
 
 
@@ -63,6 +64,10 @@ class Backlog:
     def waiting(self) -> int:
         """Jobs without a worker."""
         return len(self._waiting)
+
+    def oldest_s(self, now_s: float) -> float:
+        """How long the first of them has waited. Units: seconds."""
+        return now_s - self._waiting[0].queued_s if self._waiting else 0.0
 
     @property
     def held(self) -> int:

@@ -2,18 +2,31 @@
 
 Each worker sends cumulative snapshots (proxy/metrics.py). The last one of a worker that is gone stays in the sum;
 past a bound the oldest of those are folded into one. Gauges count only workers that are connected.
+
+A worker outlives the monitor. What it had counted before this monitor began is left out, or a restart would look to
+Prometheus like a reset followed by all of history at once, and old drops would raise new alarms.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from prometheus_client.core import HistogramMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.core import HistogramMetricFamily, Metric
 
 from proxy.exchange import LossReason
-from proxy.metrics import FIRST_BYTE_BUCKETS_S, RELAY_ERRORS, ROUTES, STATUS_CLASSES, RelayCounters, merge_snapshots
+from proxy.metrics import (
+    ADDED_BUCKETS_S,
+    FIRST_BYTE_BUCKETS_S,
+    LOOP_LAG_BUCKETS_S,
+    RELAY_ERRORS,
+    ROUTES,
+    STATUS_CLASSES,
+    RelayCounters,
+    merge_snapshots,
+)
 from proxy.monitor.tallies import counter, cumulative, gauge, number
 
 MAX_GONE = 32  # *choice*: snapshots of workers that are gone, kept apart in case one comes back
@@ -31,18 +44,34 @@ _COUNTERS = (
     ("bytes_out", "sent_bytes", "Bytes of replies to clients."),
 )
 
+_FIRST_BYTE = "Time from a request's first byte to the reply's first byte."
+_ADDED_LATENCY = "Time that a request's head and its reply's head spent in the relay together."
+_LOOP_LAG = "How late a periodic timer of the relay's event loop came."
+_HISTOGRAMS = (
+    # key in the snapshot, metric, what it says, upper bounds
+    ("first_byte_s", "first_byte", _FIRST_BYTE, FIRST_BYTE_BUCKETS_S),
+    ("latency_added_s", "added_latency", _ADDED_LATENCY, ADDED_BUCKETS_S),
+    ("loop_lag_s", "loop_lag", _LOOP_LAG, LOOP_LAG_BUCKETS_S),
+)
+
 _FEED_COUNTERS = (
     ("dropped_marks", "Of the dropped events, those that were no exchange but a mark or a loss."),
     ("notices", "Losses that the feed itself announced, for exchanges that it dropped."),
-    ("notices_dropped", "Of those, the ones that never reached the monitor either."),
+    ("notices_dropped", "Of the feed's notices of loss, those that never reached the monitor."),
     ("connections", "Connections that relay workers made to a monitor."),
 )
 
 
 class RelayTotals:
-    """The last snapshot of every worker, and their sum."""
+    """The last snapshot of every worker, and their sum.
 
-    def __init__(self) -> None:
+    A worker that is first heard of within `returning_s` was there before (or is as new as this monitor, and has counted
+    next to nothing yet). Units: seconds on the caller's monotonic clock.
+    """
+
+    def __init__(self, returning_s: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._returning_until_s = clock() + returning_s
         self._last: dict[str, dict[str, Any]] = {}
         self._connected: set[str] = set()
         self._base: dict[str, Any] = RelayCounters().snapshot()
@@ -58,7 +87,9 @@ class RelayTotals:
             _log.warning("the counts of relay worker %s are of another shape: %s", worker, error)
             return
         before = self._last.pop(worker, None)
-        if before is not None and _requests(snapshot) < _requests(before):
+        if before is None and self._clock() < self._returning_until_s:
+            self._fold(_negated(dict(snapshot)))
+        elif before is not None and _requests(snapshot) < _requests(before):
             self._fold(before)
         self._last[worker] = dict(snapshot)  # popped and set again: the order is by last news
 
@@ -107,24 +138,28 @@ class RelayTotals:
         self._base = merge_snapshots([self._base, snapshot])
 
 
+def _negated(snapshot: dict[str, Any]) -> dict[str, Any]:
+    """What takes a snapshot out of a sum; the largest and the bounds are no sums and stay."""
+    out: dict[str, Any] = {}
+    for key, value in snapshot.items():
+        if isinstance(value, dict):
+            out[key] = _negated(value)
+        elif key in ("max", "buckets"):
+            out[key] = value
+        else:
+            out[key] = [-count for count in value] if isinstance(value, list) else -value
+    return out
+
+
 def _requests(snapshot: Mapping[str, Any]) -> float:
     return sum(number(n) for by_class in snapshot.get("requests", {}).values() for n in by_class.values())
 
 
 def _timings(total: Mapping[str, Any], live: Mapping[str, Any]) -> Iterator[Metric]:
-    first_byte = total["first_byte_s"]
-    family = HistogramMetricFamily(
-        "parity_relay_first_byte_seconds", "Time from a request's first byte to the reply's first byte."
-    )
-    family.add_metric((), cumulative(FIRST_BYTE_BUCKETS_S, first_byte["counts"]), number(first_byte["sum"]))
-    yield family
-    lag = total["loop_lag_s"]
-    yield SummaryMetricFamily(
-        "parity_relay_loop_lag_seconds",
-        "How late the relay's event loop woke up.",
-        count_value=int(number(lag["count"])),
-        sum_value=number(lag["sum"]),
-    )
+    for key, name, help, bounds in _HISTOGRAMS:
+        family = HistogramMetricFamily(f"parity_relay_{name}_seconds", help)
+        family.add_metric((), cumulative(bounds, total[key]["counts"]), number(total[key]["sum"]))
+        yield family
     yield gauge(
         "parity_relay_loop_lag_max_seconds",
         "The latest that a connected worker's event loop ever woke up.",
@@ -144,8 +179,15 @@ def _feed(total: Mapping[str, Any], live: Mapping[str, Any]) -> Iterator[Metric]
     )
     for key, help in _FEED_COUNTERS:
         yield counter(f"parity_feed_{key}", help, (), {(): _n(total, key)})
-    yield gauge("parity_feed_queue_bytes", "Bytes held for the monitor.", (), {(): _n(live, "queue_bytes")})
-    yield gauge("parity_feed_queue_exchanges", "Exchanges held for it.", (), {(): _n(live, "queue_exchanges")})
+    yield gauge(
+        "parity_feed_queue_bytes", "Bytes that the feed holds for the monitor.", (), {(): _n(live, "queue_bytes")}
+    )
+    yield gauge(
+        "parity_feed_queue_exchanges",
+        "Exchanges that the feed holds for the monitor: its depth.",
+        (),
+        {(): _n(live, "queue_exchanges")},
+    )
 
 
 def _n(values: Mapping[str, Any], key: str) -> float:

@@ -16,6 +16,7 @@ from proxy.monitor.order import OrderCounts
 from proxy.monitor.prompt_tokens import WORDS
 from proxy.monitor.tallies import counter, gauge, one_of
 
+ARMS = ("candidate", "reference")
 BREAKER_STATES = ("closed", "open", "half_open")
 ORDER_EVENTS = tuple(entry.name for entry in fields(OrderCounts))
 FEED_EVENTS = tuple(entry.name for entry in fields(ReceiverCounters))
@@ -24,14 +25,30 @@ _GAUGES = (
     # where in the state, metric, what it says
     (("paused",), "parity_mirror_paused", "1 while an operator has paused the mirror."),
     (("queue", "exchanges"), "parity_mirror_queue_exchanges", "Exchanges waiting for their shadow calls."),
+    (
+        ("queue", "oldest_s"),
+        "parity_mirror_queue_oldest_seconds",
+        "How long the first exchange that waits for its shadow calls has waited.",
+    ),
     (("queue", "bytes"), "parity_mirror_queue_bytes", "Bytes held by exchanges that wait or are in work."),
     (("queue", "in_work"), "parity_mirror_in_work_exchanges", "Exchanges whose shadow calls are being made."),
+    (("shadow_calls",), "parity_mirror_calls_in_flight", "Shadow calls under way."),
+    (("ledger", "waiting_rows"), "parity_ledger_waiting_rows", "Rows that are not durable yet."),
+    (
+        *(("contract", "gate", "rules", "min_coverage"), "parity_coverage_required_ratio"),
+        "The least coverage that a pass may rest on (gate.min_coverage).",
+    ),
     (("order", "unreleased"), "parity_order_unreleased_exchanges", "Exchanges that have no row in the ledger yet."),
     (("order", "owed"), "parity_order_owed_rows", "Sampled requests turned away whose lost row is still to come."),
-    (("order", "oldest_open_s"), "parity_order_oldest_open_seconds", "How long the oldest one holds the others back."),
+    (
+        ("order", "oldest_open_s"),
+        "parity_order_oldest_open_seconds",
+        "How long the oldest exchange without a row holds the others back.",
+    ),
 )
 _COUNTERS = (
     (("queue", "refused"), "parity_mirror_refused", "Exchanges that a full backlog turned away."),
+    (("breaker", "times_opened"), "parity_breaker_opened", "How often the reference's breaker opened."),
     (("early_dropped",), "parity_mirror_early_dropped", "Events dropped while the ledger was being read."),
     (("ledger", "events_dropped"), "parity_ledger_dropped_events", "Operator's acts that the ledger never got."),
 )
@@ -48,6 +65,9 @@ def state_families(state: Mapping[str, Any]) -> Iterator[Metric]:
     if contract and "prompt_tokens" in contract:
         word = str(contract["prompt_tokens"])
         yield one_of("parity_prompt_tokens", "Whether the arms read the same prompts.", "state", WORDS, word)
+    silent = state.get("unreachable")
+    arms = {} if silent is None else {(arm,): float(arm not in silent) for arm in ARMS}
+    yield gauge("parity_arm_reachable", "1 for an arm that answered when it was last asked what it is.", ("arm",), arms)
     for path, name, help in _COUNTERS:
         told = _at(state, path)
         yield counter(name, help, (), {} if told is None else {(): told})

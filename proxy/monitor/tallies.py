@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, Exemplar, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 Labels = TypeVar("Labels", bound=tuple[str, ...])
 
@@ -35,9 +35,9 @@ class Counts:
 
 
 class Buckets:
-    """A histogram by labels, with fixed upper bounds."""
+    """A histogram by labels, with fixed upper bounds. Each bucket keeps the exemplar of its latest observation."""
 
-    __slots__ = ("_bounds", "_counts", "_help", "_labels", "_name", "_sums")
+    __slots__ = ("_bounds", "_counts", "_exemplars", "_help", "_labels", "_name", "_sums")
 
     def __init__(self, name: str, help: str, labels: Sequence[str], bounds: Sequence[float]) -> None:
         self._name = name
@@ -46,20 +46,31 @@ class Buckets:
         self._bounds = tuple(bounds)
         self._counts: dict[tuple[str, ...], list[int]] = {}
         self._sums: dict[tuple[str, ...], float] = {}
+        self._exemplars: dict[tuple[str, ...], dict[int, tuple[float, Exemplar]]] = {}
 
-    def observe(self, value: float, *labels: str) -> None:
+    def observe(self, value: float, *labels: str, exemplar: Mapping[str, str] | None = None, at_s: float = 0.0) -> None:
+        """Counts one value. `exemplar` names what it was seen on. Units: at_s seconds since the Unix epoch."""
         counts = self._counts.get(labels)
         if counts is None:
             counts = self._counts[labels] = [0] * (len(self._bounds) + 1)
             self._sums[labels] = 0.0
-        counts[bisect_left(self._bounds, value)] += 1
+        bucket = bisect_left(self._bounds, value)
+        counts[bucket] += 1
         self._sums[labels] += value
+        if exemplar is not None:
+            kept = self._exemplars.setdefault(labels, {})
+            if bucket not in kept or kept[bucket][0] <= at_s:  # a scraper refuses those that go back in time
+                kept[bucket] = at_s, Exemplar(dict(exemplar), value, at_s)
 
     def family(self) -> Metric:
         """The family as Prometheus reads it."""
         family = HistogramMetricFamily(self._name, self._help, labels=self._labels)
         for labels, counts in self._counts.items():
-            family.add_metric(labels, cumulative(self._bounds, counts), self._sums[labels])
+            buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = list(cumulative(self._bounds, counts))
+            for bucket, (_, exemplar) in self._exemplars.get(labels, {}).items():
+                bound, count, *_ = buckets[bucket]
+                buckets[bucket] = bound, count, exemplar
+            family.add_metric(labels, buckets, self._sums[labels])
         return family
 
 

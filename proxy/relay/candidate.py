@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from typing import Protocol, cast
 from urllib.parse import urlsplit
 
@@ -62,6 +63,7 @@ class CandidateConnection(asyncio.Protocol):
         # llhttp calls this for each piece of a chunked body: a C method, so no Python frame per piece.
         self.on_body = self._parts.append
         self.idle_since_s = 0.0
+        self.read_s = 0.0  # when the bytes that made the reply's head whole were read
 
     def begin(self, taker: Taker, *, to_head_request: bool, to_http11: bool) -> None:
         """A request is about to be written to `transport`; its reply goes to `taker`."""
@@ -149,6 +151,7 @@ class CandidateConnection(asyncio.Protocol):
     # replies
 
     def _read_head(self, taker: Taker, data: bytes) -> None:
+        self.read_s = time.monotonic()
         seen = len(self._buffer)
         data = self._buffer + data
         while True:

@@ -1,6 +1,10 @@
 """One request in flight: its body on the way to the candidate, the reply on the way back, and how it ends.
 
 Nothing is sent to the client before the reply's head is whole. Once it is, a failure can only cut the reply short.
+
+Latency added, counted once per request whose reply began: from the request's first byte read to its head leaving for
+the candidate, plus from the reply's head read to its leaving for the client. Waiting for a new connection is in it, and
+for a client that sends its head in pieces; what the kernel holds is not, nor the bodies, which pass at the same cost.
 """
 
 from __future__ import annotations
@@ -48,6 +52,7 @@ class Flight:
     _rechunk = _undelimited = _close_after = False
     _pending_head = b""
     _first_byte_s: float | None = None
+    _sent_s = 0.0
     _first_byte_deadline_s = _body_deadline_s = inf
 
     def __init__(self, owner: Owner, worker: Worker, head: RequestHead, started_s: float) -> None:
@@ -122,6 +127,7 @@ class Flight:
             self.resume_upload()
         candidate.begin(self, to_head_request=head.method == b"HEAD", to_http11=head.http11)
         self._to_candidate(head.forward, *unsent)
+        self._sent_s = time.monotonic()
         if self._owner.write_paused:  # the client has not read the reply before this one yet
             candidate.pause_reading()
 
@@ -199,9 +205,10 @@ class Flight:
     # the reply, to the client
 
     def reply_head(self, reply: ReplyHead) -> None:
-        self._first_byte_s = time.monotonic()
+        assert self._candidate is not None, "a reply comes from a candidate"
+        self._first_byte_s = first_byte_s = self._candidate.read_s
         self._first_byte_deadline_s = inf
-        self._counters.observe_first_byte(self._first_byte_s - self._started_s)
+        self._counters.observe_first_byte(first_byte_s - self._started_s)
         self._status = reply.status
         http11 = self._head.http11
         close = self._worker.draining or not self._head.keep_alive or not self.body_whole
@@ -242,8 +249,13 @@ class Flight:
         framed = self._rechunk and data
         head, self._pending_head = self._pending_head, b""
         _write_together(self._owner.transport, (head, b"%x\r\n" % len(data) if framed else b"", data, ending))
+        if not head:
+            return
         self._counters.bytes_out += len(head)
-        if head and self._capture is not None:
+        if self._first_byte_s is not None:
+            before, after = self._sent_s - self._started_s, time.monotonic() - self._first_byte_s
+            self._counters.observe_latency_added(before + after)
+        if self._capture is not None:
             self._capture.reply_head(self._status, head)
 
     def reply_end(self, data: bytes) -> None:

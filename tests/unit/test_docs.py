@@ -8,6 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "deploy/README.md",
+    *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md"))),
+]
 
 
 def test_every_test_that_the_failures_page_names_exists() -> None:
@@ -21,7 +27,7 @@ def test_every_test_that_the_failures_page_names_exists() -> None:
     assert named <= written, sorted(named - written)
 
 
-@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "docs/failures.md"])
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_file_that_a_document_names_exists(document: str) -> None:
     text = (ROOT / document).read_text()
     paths = re.findall(r"`((?:docs|proxy|backends|scorers|tests|deploy|training)/[\w./-]+)`", text)

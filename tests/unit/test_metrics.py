@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import math
 
+import pytest
+
 from proxy.exchange import LossReason
 from proxy.metrics import (
+    ADDED_BUCKETS_S,
     FIRST_BYTE_BUCKETS_S,
+    LOOP_LAG_BUCKETS_S,
     RELAY_ERRORS,
     ROUTES,
     STATUS_CLASSES,
@@ -39,14 +43,33 @@ def test_first_byte_buckets_hold_their_upper_bound() -> None:
     assert counters.first_byte_counts[:2] == [2, 1]
     assert counters.first_byte_counts[-1] == 2
     assert len(counters.first_byte_counts) == len(FIRST_BYTE_BUCKETS_S) + 1
-    assert list(FIRST_BYTE_BUCKETS_S) == sorted(set(FIRST_BYTE_BUCKETS_S))
 
 
 def test_loop_lag() -> None:
     counters = RelayCounters()
     for seconds in (0.1, 0.3, 0.2):
         counters.observe_loop_lag(seconds)
-    assert counters.snapshot()["loop_lag_s"] == {"max": 0.3, "sum": 0.1 + 0.3 + 0.2, "count": 3}
+    snapshot = counters.snapshot()["loop_lag_s"]
+    assert (snapshot["max"], snapshot["sum"], snapshot["count"]) == (0.3, 0.1 + 0.3 + 0.2, 3)
+    assert snapshot["counts"][LOOP_LAG_BUCKETS_S.index(0.1)] == 1
+    assert snapshot["counts"][LOOP_LAG_BUCKETS_S.index(0.25)] == 1
+    assert snapshot["counts"][LOOP_LAG_BUCKETS_S.index(0.5)] == 1
+
+
+def test_latency_added() -> None:
+    counters = RelayCounters()
+    for seconds in (0.0, 20e-6, 0.02, 99.0):
+        counters.observe_latency_added(seconds)
+    snapshot = counters.snapshot()["latency_added_s"]
+    assert (snapshot["sum"], snapshot["count"]) == (pytest.approx(99.02002), 4)
+    assert snapshot["counts"][0] == 2
+    assert snapshot["counts"][ADDED_BUCKETS_S.index(0.025)] == 1
+    assert snapshot["counts"][-1] == 1
+
+
+@pytest.mark.parametrize("bounds", [FIRST_BYTE_BUCKETS_S, ADDED_BUCKETS_S, LOOP_LAG_BUCKETS_S])
+def test_bounds_rise(bounds: tuple[float, ...]) -> None:
+    assert list(bounds) == sorted(set(bounds))
 
 
 def test_snapshot_is_json_with_closed_keys_and_a_copy() -> None:
@@ -83,5 +106,6 @@ def test_merge_adds_and_takes_the_largest_lag() -> None:
     assert merged["first_byte_s"]["count"] == 2
     assert sum(merged["first_byte_s"]["counts"]) == 2
     assert merged["first_byte_s"]["buckets"] == list(FIRST_BYTE_BUCKETS_S)
-    assert merged["loop_lag_s"] == {"max": 0.5, "sum": 0.75, "count": 2}
+    assert (merged["loop_lag_s"]["max"], merged["loop_lag_s"]["sum"]) == (0.5, 0.75)
+    assert sum(merged["loop_lag_s"]["counts"]) == merged["loop_lag_s"]["count"] == 2
     assert merge_snapshots([]) == RelayCounters().snapshot()

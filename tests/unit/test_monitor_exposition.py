@@ -21,7 +21,7 @@ from proxy.monitor.rows import Ineligible, ScoreRow
 from scorers.catalogue import SPECS as CATALOGUE
 from scorers.judge import Verdict
 from scorers.records import Reason
-from tests.unit.monitor_samples import SPECS, FixedView, row, verdict
+from tests.unit.monitor_samples import SPECS, FixedView, bodies, row, verdict
 
 
 def made(**more: Any) -> ParityMetrics:
@@ -84,6 +84,56 @@ def test_openmetrics_is_answered_when_asked_for() -> None:
     assert {family.name for family in parsed} >= {"parity_verdict", "parity_exchanges"}
 
 
+PROMETHEUS_ASKS = (  # as Prometheus 2.42 does
+    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
+
+
+def exemplars(text: str) -> dict[tuple[str, str], tuple[str, float, float]]:
+    """(series, le) to (pair id, value, time) of every bucket that has one."""
+    parsed = parse_openmetrics(text)  # type: ignore[no-untyped-call]
+    samples = [sample for family in parsed for sample in family.samples if sample.exemplar is not None]
+    return {
+        (f"{s.name} {s.labels['score']} {s.labels['arm']}", s.labels["le"]): (
+            *s.exemplar.labels.values(),
+            s.exemplar.value,
+            float(s.exemplar.timestamp),
+        )
+        for s in samples
+    }
+
+
+def test_the_latest_pair_that_can_be_read_is_named_beside_each_score() -> None:
+    metrics = made()
+    for n, kept in ((1, True), (2, True), (3, True), (5, False)):
+        metrics.row(row(n, bodies=bodies() if kept else None))
+    text = scraped(metrics, accept=PROMETHEUS_ASKS)
+    found = exemplars(text)
+    mismatched = "parity_score_ratio_bucket tool_call_mismatch candidate"
+    assert found[mismatched, "1"] == ("id-3", 1.0, 1_000_003.0)
+    assert found[mismatched, "0"] == ("id-2", 0.0, 1_000_002.0)
+    assert "id-5" not in text
+    assert found["parity_score_nats_bucket logprob_kl candidate", "0.1"] == ("id-1", 0.1, 1_000_001.0)
+
+
+def test_exemplars_are_only_in_the_format_that_knows_them() -> None:
+    metrics = made()
+    metrics.row(row(1, bodies=bodies()))
+    assert "id-1" not in scraped(metrics, accept="text/plain;version=0.0.4")
+    assert "id-1" not in scraped(metrics)
+    plain = series(scraped(metrics))
+    openmetrics = parse_openmetrics(scraped(metrics, accept=PROMETHEUS_ASKS))  # type: ignore[no-untyped-call]
+    told = {(s.name, frozenset(s.labels.items())) for family in openmetrics for s in family.samples}
+    assert {name for name, _ in told} == {name for name, _ in plain}
+
+
+def test_an_id_that_no_exemplar_could_hold_is_left_out() -> None:
+    metrics = made()
+    metrics.row(row(1, id="x" * 200, bodies=bodies()))
+    assert not exemplars(scraped(metrics, accept=PROMETHEUS_ASKS))
+
+
 def test_every_name_is_prefixed_and_no_value_is_nan() -> None:
     for (name, _), number in series(scraped(busy())).items():
         assert name.startswith(("parity_", "process_"))
@@ -119,17 +169,19 @@ def test_an_unknown_figure_has_no_series() -> None:
 
 def test_rows_become_scores_reasons_and_coverage() -> None:
     text = scraped(busy())
-    tool = {"score": "tool_call_mismatch", "arm": "candidate"}
+    tool = {"score": "tool_call_mismatch", "arm": "candidate", "stratum": "1k-4k/tools"}
     assert value(text, "parity_score_ratio_count", tool) == 4
     assert value(text, "parity_score_ratio_sum", tool) == 2
     assert value(text, "parity_score_ratio_bucket", {**tool, "le": "0"}) == 2
-    assert value(text, "parity_score_nats_count", {"score": "logprob_kl", "arm": "candidate"}) == 4
+    assert value(text, "parity_score_nats_count", {**tool, "score": "logprob_kl"}) == 4
     lost = {"score": "logprob_kl", "arm": "noise", "reason": "reference_timeout"}
     assert value(text, "parity_unscored_total", lost) == 4
     assert value(text, "parity_exchanges_total", {"kind": "live", "disposition": "scored", "reason": ""}) == 4
     assert value(text, "parity_exchanges_total", {"kind": "live", "disposition": "lost", "reason": "late"}) == 1
     stratum = {"length": "1k-4k", "tools": "true", "stream": "false", "greedy": "true"}
     assert value(text, "parity_stratum_exchanges_total", {**stratum, "disposition": "scored"}) == 4
+    unknown = {**dict.fromkeys(stratum, "unknown"), "disposition": "lost"}
+    assert value(text, "parity_stratum_exchanges_total", unknown) == 1
 
 
 def test_a_probe_is_no_part_of_the_strata() -> None:

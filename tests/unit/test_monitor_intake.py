@@ -235,3 +235,13 @@ async def test_a_job_whose_losses_cannot_be_named_still_gets_its_row(monkeypatch
         await until(rig.nothing_held)
         rig.intake.take(exchange(4))
     assert rig.ends()[4:] == [(4, "late")]  # closing all closed it too
+
+
+@pytest.mark.asyncio
+async def test_the_queues_age_is_that_of_the_first_that_still_waits() -> None:
+    async with working(stuck) as rig:
+        for number, at_s in ((0, 1.0), (1, 2.0), (2, 5.0)):
+            rig.now_s = at_s
+            rig.intake.take(exchange(number))
+            await until(lambda: rig.intake.state()["queue"]["in_work"] == 1)
+        assert rig.intake.state()["queue"]["oldest_s"] == 3.0

@@ -52,6 +52,50 @@ def test_workers_are_added_up() -> None:
     assert figure(totals, "parity_relay_workers") == 2
 
 
+def test_what_a_worker_counted_before_this_monitor_began_is_not_counted_again() -> None:
+    """To Prometheus a restarted monitor is a counter reset; history that came back after it would look like news."""
+    now_s = 50.0
+    totals = RelayTotals(10.0, lambda: now_s)
+    totals.connection("0-1", True)
+    totals.stats("0-1", {**snapshot(500, in_flight=3), "feed": {"dropped": {"feed_full": 40}, "queue_bytes": 9}})
+    assert served(totals) == 0
+    assert figure(totals, "parity_feed_dropped_total", {"reason": "feed_full"}) == 0
+    assert figure(totals, "parity_relay_first_byte_seconds_count") == 0
+    assert figure(totals, "parity_relay_in_flight_requests") == 3  # what is so now is no history
+    assert figure(totals, "parity_feed_queue_bytes") == 9
+    totals.stats("0-1", {**snapshot(507), "feed": {"dropped": {"feed_full": 41}}})
+    assert served(totals) == 7
+    assert figure(totals, "parity_feed_dropped_total", {"reason": "feed_full"}) == 1
+    now_s = 60.0
+    totals.stats("1-2", snapshot(5))  # a worker that began after us: all that it counted is news
+    totals.stats("0-1", snapshot(2))  # another of the same name
+    assert served(totals) == 7 + 5 + 2
+
+
+def test_time_in_the_relay_and_lag_are_histograms_over_all_workers() -> None:
+    totals = RelayTotals()
+    for worker in ("0-1", "1-2"):
+        counters = RelayCounters()
+        counters.observe_latency_added(40e-6)
+        counters.observe_loop_lag(0.3)
+        totals.stats(worker, counters.snapshot())
+    assert figure(totals, "parity_relay_added_latency_seconds_bucket", {"le": "2.5e-05"}) == 0
+    assert figure(totals, "parity_relay_added_latency_seconds_bucket", {"le": "5e-05"}) == 2
+    assert figure(totals, "parity_relay_added_latency_seconds_sum") == 80e-6
+    assert figure(totals, "parity_relay_loop_lag_seconds_bucket", {"le": "0.25"}) == 0
+    assert figure(totals, "parity_relay_loop_lag_seconds_bucket", {"le": "0.5"}) == 2
+
+
+def test_counts_of_an_older_relay_are_added_without_what_it_does_not_know() -> None:
+    totals = RelayTotals()
+    old = snapshot(3)
+    del old["latency_added_s"]
+    old["loop_lag_s"] = {"max": 0.5, "sum": 0.7, "count": 4}
+    totals.stats("0-1", old)
+    assert served(totals) == 3
+    assert figure(totals, "parity_relay_added_latency_seconds_count") == 0
+
+
 def test_a_worker_that_is_gone_keeps_its_counts_and_loses_its_gauges() -> None:
     totals = RelayTotals()
     totals.connection("0-1", True)

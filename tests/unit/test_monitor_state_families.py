@@ -75,8 +75,12 @@ async def test_every_figure_is_found_in_the_state_of_a_real_monitor() -> None:
         *("parity_mirror_paused", "parity_mirror_queue_exchanges", "parity_mirror_queue_bytes"),
         *("parity_mirror_in_work_exchanges", "parity_mirror_early_dropped_total", "parity_ledger_dropped_events_total"),
         *("parity_order_unreleased_exchanges", "parity_order_owed_rows", "parity_order_oldest_open_seconds"),
+        *("parity_mirror_queue_oldest_seconds", "parity_mirror_calls_in_flight", "parity_breaker_opened_total"),
+        "parity_ledger_waiting_rows",
     ):
         assert (name, "") in got
+    assert got["parity_coverage_required_ratio", ""] == GateRules().min_coverage
+    assert got["parity_arm_reachable", "reference"] == 1
     shutdown.set()
     await asyncio.wait_for(task, 20)
 
@@ -85,6 +89,11 @@ def test_whether_the_arms_read_the_same_prompts_is_a_series() -> None:
     for word, other in (("agree", "differ"), ("differ", "agree")):
         got = series({"contract": {"prompt_tokens": word}})
         assert (got["parity_prompt_tokens", word], got["parity_prompt_tokens", other]) == (1.0, 0.0)
+
+
+def test_an_arm_that_does_not_answer_is_not_reachable() -> None:
+    got = series({"unreachable": {"reference": "connection refused"}})
+    assert (got["parity_arm_reachable", "candidate"], got["parity_arm_reachable", "reference"]) == (1, 0)
 
 
 def test_what_the_state_does_not_tell_has_no_series() -> None:

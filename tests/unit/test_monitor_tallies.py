@@ -23,6 +23,16 @@ def test_buckets_are_cumulative_and_their_bounds_inclusive() -> None:
     assert found == {"0": 1, "1": 3, "+Inf": 4, "parity_x_count": 4, "parity_x_sum": 8.5}
 
 
+def test_a_bucket_keeps_its_latest_exemplar() -> None:
+    buckets = Buckets("parity_x", "help", (), (1.0,))
+    for value, pair, at_s in ((0.5, "a", 10.0), (0.7, "b", 11.0), (0.6, "late", 9.0), (5.0, "c", 3.0)):
+        buckets.observe(value, exemplar={"pair_id": pair}, at_s=at_s)
+    buckets.observe(0.1)
+    found = {s.labels["le"]: s.exemplar for s in buckets.family().samples if s.name == "parity_x_bucket"}
+    kept = {le: (e.labels["pair_id"], e.value, e.timestamp) for le, e in found.items() if e is not None}
+    assert kept == {"1": ("b", 0.7, 11.0), "+Inf": ("c", 5.0, 3.0)}
+
+
 @given(st.lists(st.integers(0, 9), min_size=3, max_size=3))
 def test_the_last_bucket_holds_all(counts: list[int]) -> None:
     assert cumulative((0.1, 2.5), counts) == [

@@ -73,6 +73,41 @@ def test_what_arrives_together_leaves_together() -> None:
     assert ours.written == [HEAD + b"3\r\nabc\r\n", b"2\r\nde\r\n0\r\n\r\n"]
 
 
+def test_latency_added_is_what_the_relay_took_and_nothing_of_the_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock moves only where this test lets time pass: 3 s to the candidate, 100 s there, 2 s back."""
+    client, ours, candidate, theirs, counters = joined()
+    now_s = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now_s)
+    client.data_received(chat(b"{}")[:20])
+    now_s += 3.0  # the head is not whole
+    client.data_received(chat(b"{}")[20:])
+    assert theirs.written
+    now_s += 100.0
+    write = ours.write
+
+    def slow_write(data: bytes) -> None:
+        nonlocal now_s
+        now_s += 2.0
+        write(data)
+
+    monkeypatch.setattr(ours, "write", slow_write)
+    candidate.data_received(HEAD)
+    candidate.data_received(b"2\r\nab\r\n")
+    now_s += 50.0
+    candidate.data_received(b"0\r\n\r\n")
+    added, first_byte = counters.snapshot()["latency_added_s"], counters.snapshot()["first_byte_s"]
+    assert (added["sum"], added["count"]) == (5.0, 1)
+    assert (first_byte["sum"], first_byte["count"]) == (103.0, 1)
+
+
+def test_a_request_that_gets_no_reply_has_no_latency_added() -> None:
+    client, _, candidate, _, counters = joined()
+    client.data_received(chat(b"{}"))
+    candidate.data_received(b"garbage")
+    assert counters.errors["bad_reply"] == 1
+    assert counters.snapshot()["latency_added_s"]["count"] == 0
+
+
 @pytest.mark.parametrize(
     "arrivals",
     [
