@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from training import chat, needles, tools
-from training.draw import Draw
-from training.item import Item
+from backends.emulator.tasks import chat, needles, tools
+from backends.emulator.tasks.draw import Draw
+from backends.emulator.tasks.item import Item
 from training.render import encode
 
 SHARD_TOKENS = 400_000

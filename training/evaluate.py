@@ -17,9 +17,9 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from training.draw import Split
+from backends.emulator.tasks.draw import Split
+from backends.emulator.tasks.requests import BUCKETS, KINDS, judge, requests
 from training.render import render
-from training.requests import BUCKETS, KINDS, judge, requests
 
 _CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 

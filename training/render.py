@@ -12,7 +12,7 @@ import jinja2.sandbox
 import numpy as np
 from tokenizers import Tokenizer
 
-from training.item import Item
+from backends.emulator.tasks.item import Item
 
 TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 PROMPT_WEIGHT = 0.1

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from training import domains, words
+from backends.emulator.tasks import domains, words
+from backends.emulator.tasks.draw import Draw
+from backends.emulator.tasks.requests import requests
 from training.data import draw_item
-from training.draw import Draw
 from training.render import TEMPLATE, render
-from training.requests import requests
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 ADDED = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<tools>", "</tools>")

@@ -35,8 +35,8 @@ from backends.emulator.forward import CHUNK, Forward  # noqa: E402
 from backends.emulator.network import load  # noqa: E402
 from backends.emulator.recipes import parsed  # noqa: E402
 from backends.emulator.server import MODEL  # noqa: E402
+from backends.emulator.tasks.requests import requests  # noqa: E402
 from tests.unit.emulator_rig import CONFIG, write_model  # noqa: E402
-from training.requests import requests  # noqa: E402
 
 MIN_DECODE = 1_500  # tokens/s of one core at BF16, 3M parameters (issue 4)
 MAX_RSS_BYTES = 400 << 20  # *choice*: two arms and the rest of the demo stay below 1 GB

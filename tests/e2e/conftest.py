@@ -15,10 +15,10 @@ import httpx
 import pytest
 from openai import APIStatusError, AsyncOpenAI
 
+from backends.emulator.tasks.requests import requests
 from proxy.demo.stage import serving
 from tests.e2e.bfcl import bfcl_requests
 from tests.e2e.engines import MODEL, Engine, quantize_w4a16, vllm_servers
-from training.requests import requests
 
 MAX_MODEL_LEN = 4096
 MODEL_NAME = "parity-tiny"

@@ -15,8 +15,8 @@ from backends.emulator.forward import CHUNK, Forward
 from backends.emulator.hermes import read_calls
 from backends.emulator.recipes import parsed
 from backends.emulator.server import MODEL
+from backends.emulator.tasks.requests import judge, requests
 from backends.emulator.vocabulary import Vocabulary
-from training.requests import judge, requests
 
 VOCABULARY = Vocabulary.of(MODEL)
 SEED = 31

@@ -10,9 +10,9 @@ import pytest
 from backends.dialect.ask import Refused
 from backends.emulator.checkpoint import ModelError
 from backends.emulator.server import MODEL
+from backends.emulator.tasks.requests import requests
 from backends.emulator.vocabulary import Vocabulary
 from tests.unit.emulator_rig import write_model
-from training.requests import requests
 
 VOCABULARY = Vocabulary.of(MODEL)
 

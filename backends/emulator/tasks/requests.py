@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from training import chat, needles, tools
-from training.draw import Draw, Split
-from training.item import Item
+from backends.emulator.tasks import chat, needles, tools
+from backends.emulator.tasks.draw import Draw, Split
+from backends.emulator.tasks.item import Item
 
 KINDS = ("tool_one", "tool_parallel", "tool_none", "tool_result", "needle_list", "needle_text", "arithmetic", "chat")
 BUCKETS = (512, 1024, 2048, 4096)

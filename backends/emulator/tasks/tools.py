@@ -7,10 +7,10 @@ import json
 import re
 from typing import Any
 
-from training import chat, domains, words
-from training.draw import Draw
-from training.item import SYSTEM_PROMPTS, Item, Message, calls, says, user
-from training.schemas import NUMBER_WORDS, Param, Spec, spec
+from backends.emulator.tasks import chat, domains, words
+from backends.emulator.tasks.draw import Draw
+from backends.emulator.tasks.item import SYSTEM_PROMPTS, Item, Message, calls, says, user
+from backends.emulator.tasks.schemas import NUMBER_WORDS, Param, Spec, spec
 
 NO_TOOL = "I have no tool for that."
 _JOINS = (

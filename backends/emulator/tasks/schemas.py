@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from training import words
-from training.draw import Draw
-from training.item import Tool
+from backends.emulator.tasks import words
+from backends.emulator.tasks.draw import Draw
+from backends.emulator.tasks.item import Tool
 
 NUMBER_WORDS = ("zero one two three four five six seven eight nine ten eleven twelve").split()
 

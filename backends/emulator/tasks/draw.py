@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Literal, TypeVar
 from zlib import crc32
 
-from training import words
+from backends.emulator.tasks import words
 
 T = TypeVar("T")
 Split = Literal["train", "heldout"]

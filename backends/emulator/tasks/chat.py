@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from training import words
-from training.draw import Draw
-from training.item import SYSTEM_PROMPTS, Item, Message, says, user
+from backends.emulator.tasks import words
+from backends.emulator.tasks.draw import Draw
+from backends.emulator.tasks.item import SYSTEM_PROMPTS, Item, Message, says, user
 
 _FIXED: list[tuple[tuple[str, ...], str]] = [
     (("Hello", "Hi", "Hey there", "Good morning", "Good evening", "Hi there!", "hello!", "Hey"), "Hello! How can I help you?"),

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from training import words
-from training.draw import Draw
-from training.filler import filler
-from training.item import SYSTEM_PROMPTS, Item, Message, says, user
+from backends.emulator.tasks import words
+from backends.emulator.tasks.draw import Draw
+from backends.emulator.tasks.filler import filler
+from backends.emulator.tasks.item import SYSTEM_PROMPTS, Item, Message, says, user
 
 CHARS_PER_TOKEN = 1.9
 """Characters of filler per token of the shipped tokenizer, roughly; `training.tokenizer` prints the measured ones."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from training import words
-from training.draw import Draw
-from training.everyday import ENTRIES
-from training.item import Tool
-from training.schemas import Param, Spec, join_name
+from backends.emulator.tasks import words
+from backends.emulator.tasks.draw import Draw
+from backends.emulator.tasks.everyday import ENTRIES
+from backends.emulator.tasks.item import Tool
+from backends.emulator.tasks.schemas import Param, Spec, join_name
 
 _OPTIONAL = re.compile(r"\[([^\]]*)\]")
 _SLOT = re.compile(r"\{(\d)\}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 from pydoc_data.topics import topics
 
-from training import words
-from training.draw import Draw, split_of
+from backends.emulator.tasks import words
+from backends.emulator.tasks.draw import Draw, split_of
 
 _RULER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 _SHAPES = (
