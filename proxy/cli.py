@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from backends.emulator.recipes import RECIPES, RecipeError, parsed
 from proxy import __version__, app, demo
 from proxy.errors import ParityError, SettingsError
 from proxy.gate_client import command as gate_command
@@ -51,7 +52,7 @@ LogLevel = Annotated[str, typer.Option("--log-level", help="debug, info, warning
 
 
 class Fault(StrEnum):
-    """What the demo can plant in the candidate."""
+    """What the demo can plant in a scripted candidate."""
 
     NONE = "none"
     TOOL_CALLS = "tool_calls"
@@ -213,20 +214,40 @@ def run_export(
 
 @cli.command("demo")
 def run_demo(
+    recipe: Annotated[
+        str, typer.Option(help="The precision that damages the candidate; --recipe list shows all names.")
+    ] = "int4-kv-per-tensor",
     once: Annotated[bool, typer.Option("--once", help="Run unattended: one phase, then end.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end; needs --once.")] = False,
-    fault: Annotated[Fault, typer.Option(help="What to plant in the candidate.")] = Fault.TOOL_CALLS,
-    requests: Annotated[int, typer.Option(help="How many requests to send.", min=20, max=100_000)] = 600,
+    fault: Annotated[
+        Fault | None, typer.Option(help="Take scripted engines instead, and plant this in the candidate.")
+    ] = None,
+    requests: Annotated[
+        int, typer.Option(help="How many requests a phase sends; at most, with a recipe.", min=20, max=100_000)
+    ] = 600,
     ledger: Annotated[Path | None, typer.Option(help="Keep the ledger in this file.", dir_okay=False)] = None,
     hold: Annotated[bool, typer.Option("--hold", help="Keep the page up at the end, until Ctrl-C.")] = False,
 ) -> None:
-    """The main job in one command: two scripted engines, the real proxy, real traffic, and the verdict.
+    """The main job in one command: a small real model at two precisions, the real proxy, real traffic, the verdict.
 
-    Without --once it shows a live table, first on a healthy candidate, then with the fault planted.
+    Without --once it shows a live table: first a healthy candidate (INT4 weights, group 128) until it is promoted, then
+    the damaging recipe, switched while clients are served, until the verdict turns.
     """
     if as_json and not once:
         _usage("--json needs --once: the live table and a JSON object cannot share a terminal")
-    plan = demo.Plan(requests=requests, fault=fault.value, once=once, quiet=as_json, hold=hold, ledger=ledger)
+    if recipe == "list":
+        for known in RECIPES.values():
+            shown = ", ".join(f"{axis} {how}" for axis, how in known.as_dict().items() if axis != "recipe")
+            typer.echo(f"{known.name:30}{shown}")
+        return
+    try:
+        parsed(recipe)
+    except RecipeError as error:
+        _usage(f"--recipe: {error}")
+    planted = None if fault is None else fault.value
+    plan = demo.Plan(
+        requests=requests, recipe=recipe, fault=planted, once=once, quiet=as_json, hold=hold, ledger=ledger
+    )
     with _told_plainly():
         result = demo.run(plan, err if as_json else out)
     if as_json:

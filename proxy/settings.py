@@ -198,6 +198,7 @@ class GateSettings(Section):
     alpha_rollback: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.01
     max_pairs: Annotated[int, Field(ge=1)] = 1_000_000
     min_coverage: Rate = 0.5
+    look_interval_s: Seconds = 30.0  # how often the arms' contracts are looked at
 
 
 class BudgetSettings(Section):

@@ -63,6 +63,7 @@ url = "http://127.0.0.1:8002"
 # alpha_promote = 0.05
 # alpha_rollback = 0.01
 # min_coverage = 0.5
+# look_interval_s = 30.0               # how often both engines are asked what they are
 
 # Budgets: limit is the drop that the product accepts; pass also needs at most noise_multiple times the noise floor.
 # At least one must be critical: it alone can fail the recipe. A workload's preset is taken out by  NAME = false.

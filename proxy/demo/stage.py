@@ -1,12 +1,11 @@
-"""What the demo stands on: two scripted engines in this process, and `parity serve` as it is run in production."""
+"""What the demo stands on: two engines, and `parity serve` before them as it is run in production."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,11 @@ from typing import Any
 import httpx
 import orjson
 
-from backends.scripted import Script, ScriptedServer
+from proxy.demo.engines import Engines, emulated, scripted
+from proxy.demo.process import running
 from proxy.errors import SupervisorError
 
 START_TIMEOUT_S = 30.0
-STOP_TIMEOUT_S = 20.0
-KEPT_LINES = 40  # of the proxy's log, for the error when it does not start
 
 # A demo has minutes, not days: everything is mirrored, and every coin falls often.
 SETTINGS = """\
@@ -36,6 +34,13 @@ rate = 1.0
 large_body_rate = 1.0
 [feed]
 socket = "{folder}/feed.sock"
+[ledger]
+path = "{ledger}"
+[control]
+port = 0
+"""
+
+SCRIPTED = """\
 [mirror]
 noise_rate = 1.0
 replay_rate = 1.0
@@ -43,10 +48,6 @@ needle_rate = 1.0
 teacher_forced_rate = 0.1
 timeout_s = 60.0
 late_after_s = 120.0
-[ledger]
-path = "{ledger}"
-[control]
-port = 0
 [gate]
 recipe = "demo"
 [budgets.tool_call_mismatch]
@@ -72,13 +73,38 @@ critical = true
 limit = 0.05
 """
 
+# A model of 3.8 million parameters is more brittle than a real one: INT4 weights cost it about one tool call in twenty.
+# The limits are those of a product that accepts this, and wide enough to be decided within two minutes.
+EMULATED = """\
+[mirror]
+concurrency = 4
+noise_rate = 0.8
+replay_rate = 0.3
+needle_rate = 0.05
+timeout_s = 120.0
+late_after_s = 240.0
+[gate]
+recipe = "demo"
+look_interval_s = 1.0
+[budgets.copy_recall_loss]
+limit = 0.1
+slack = 0.15
+critical = true
+strata = ["length"]
+[budgets.tool_call_mismatch]
+limit = 0.2
+slack = 0.15
+critical = true
+[budgets.logprob_kl]
+limit = 0.1
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
     """Everything that runs while the demo does."""
 
-    candidate: ScriptedServer
-    reference: ScriptedServer
+    engines: Engines
     relay_url: str
     control_url: str
 
@@ -91,71 +117,40 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(folder: Path, ledger: Path) -> AsyncIterator[Stage]:
+async def stage(folder: Path, ledger: Path, recipe: str | None) -> AsyncIterator[Stage]:
     """Engines and proxy, ready to serve; all ended when the block is left.
 
-    Raises:  SupervisorError when the proxy does not come up, with the end of its log.
+    `recipe` is the candidate's on the emulator; None takes the scripted engines.
+    Raises:  SupervisorError when an engine or the proxy does not come up, with the end of its log.
     """
-    candidate = ScriptedServer(Script(ttft_s=0.004).as_healthy_quantized())
-    reference = ScriptedServer(Script(ttft_s=0.004).as_noisy_reference())
-    async with candidate, reference:
+    async with AsyncExitStack() as stack:
+        engines: Engines
+        if recipe is None:
+            engines, own = await stack.enter_async_context(scripted()), SCRIPTED
+        else:
+            engines, own = await stack.enter_async_context(emulated(recipe)), EMULATED
         config = folder / "parity.toml"
-        config.write_text(
-            SETTINGS.format(candidate=candidate.url, reference=reference.url, folder=folder, ledger=ledger),
-            encoding="utf-8",
+        text = SETTINGS.format(
+            candidate=engines.candidate_url, reference=engines.reference_url, folder=folder, ledger=ledger
         )
-        async with serving(config) as ports:
-            yield Stage(candidate, reference, ports["relay"], ports["control"])
+        config.write_text(text + own, encoding="utf-8")
+        ports = await stack.enter_async_context(serving(config))
+        yield Stage(engines, ports["relay"], ports["control"])
 
 
 @asynccontextmanager
 async def serving(config: Path) -> AsyncIterator[dict[str, str]]:
     """`parity serve` on that file; yields the urls by role once relay and control port listen."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "proxy.cli", "serve", "--config", str(config), "--log-level", "warning"),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    log: deque[str] = deque(maxlen=KEPT_LINES)
-    reading = asyncio.create_task(_keep(process.stderr, log))
-    try:
-        yield await _urls(process.stdout, process, log)
-    finally:
-        if process.returncode is None:
-            process.terminate()
+    command = (sys.executable, "-m", "proxy.cli", "serve", "--config", str(config), "--log-level", "warning")
+    async with running(*command) as program:
+        urls: dict[str, str] = {}
         try:
-            async with asyncio.timeout(STOP_TIMEOUT_S):
-                await process.wait()
+            async with asyncio.timeout(START_TIMEOUT_S):
+                while not {"relay", "control"} <= urls.keys() and (told := await program.told()) is not None:
+                    if told.get("event") == "listening":
+                        urls[told["role"]] = f"http://{told['host']}:{told['port']}"
         except TimeoutError:
-            process.kill()
-            await process.wait()
-        reading.cancel()
-
-
-async def _urls(stdout: asyncio.StreamReader, process: asyncio.subprocess.Process, log: deque[str]) -> dict[str, str]:
-    urls: dict[str, str] = {}
-    try:
-        async with asyncio.timeout(START_TIMEOUT_S):
-            while not {"relay", "control"} <= urls.keys():
-                line = await stdout.readline()
-                if not line:
-                    await process.wait()
-                    break
-                try:
-                    told = orjson.loads(line)
-                except orjson.JSONDecodeError:
-                    continue  # not one of our lines
-                if told.get("event") == "listening":
-                    urls[told["role"]] = f"http://{told['host']}:{told['port']}"
-    except TimeoutError:
-        pass
-    if not {"relay", "control"} <= urls.keys():
-        raise SupervisorError("the proxy did not come up:\n" + "\n".join(log))
-    return urls
-
-
-async def _keep(stream: asyncio.StreamReader, log: deque[str]) -> None:
-    while line := await stream.readline():
-        log.append(line.decode(errors="replace").rstrip())
+            pass  # what is missing is said below, with the log
+        if not {"relay", "control"} <= urls.keys():
+            raise SupervisorError("the proxy did not come up:\n" + "\n".join(program.log))
+        yield urls

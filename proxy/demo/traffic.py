@@ -1,6 +1,6 @@
 """The demo's clients: the official `openai` client through the proxy, and every reply held against the candidate's own.
 
-The candidate of the demo answers the same body with the same bytes, so each reply that came through the proxy can be
+A scripted candidate answers the same body with the same bytes, so each reply that came through the proxy can be
 compared with one fetched past it. That is the product's first promise, checked while the demo runs.
 """
 
@@ -79,7 +79,8 @@ class _TeeStream(httpx.AsyncByteStream):
 class Clients:
     """Sends bodies through the proxy, some at once, and compares what came back with the candidate's own answer."""
 
-    def __init__(self, relay_url: str, candidate_url: str, *, concurrency: int) -> None:
+    def __init__(self, relay_url: str, candidate_url: str | None, *, concurrency: int) -> None:
+        """`candidate_url` None compares nothing: a candidate that does not repeat its bytes."""
         self.tally = Tally()
         self.may_send = asyncio.Event()  # cleared while the monitor is far behind
         self.may_send.set()
@@ -89,13 +90,15 @@ class Clients:
         self._inner = httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=concurrency))
         self._direct = httpx.AsyncClient(timeout=REQUEST_TIMEOUT_S, trust_env=False)
 
-    async def send(self, bodies: Iterator[dict[str, Any]], count: int) -> None:
-        """Sends `count` bodies; returns when all are answered."""
+    async def send(self, bodies: Iterator[dict[str, Any]], count: int, enough: asyncio.Event | None = None) -> None:
+        """Sends `count` bodies, or fewer where `enough` is set meanwhile; returns when all are answered."""
         budget = iter(range(count))
 
         async def worker() -> None:
             for _ in budget:
                 await self.may_send.wait()
+                if enough is not None and enough.is_set():
+                    return
                 await self._one(next(bodies))
 
         async with asyncio.TaskGroup() as group:
@@ -118,11 +121,12 @@ class Clients:
                 if len(self.tally.error_texts) < KEPT_ERRORS:
                     self.tally.error_texts.append(f"{type(error).__name__}: {error}"[:200])
                 return
-        await self._compare(wire)
+        if self._candidate_url is not None:
+            await self._compare(wire, self._candidate_url)
 
-    async def _compare(self, wire: _Wire) -> None:
+    async def _compare(self, wire: _Wire, candidate_url: str) -> None:
         direct = await self._direct.post(
-            self._candidate_url + wire.path, content=wire.request, headers={"content-type": "application/json"}
+            candidate_url + wire.path, content=wire.request, headers={"content-type": "application/json"}
         )
         self.tally.compared += 1
         if direct.status_code != wire.status or direct.content != bytes(wire.body):

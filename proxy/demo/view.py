@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from typing import Any
 
 from rich.console import Console, Group
@@ -33,6 +35,21 @@ class LiveTable:
             self._live.stop()
             self._live = None
 
+    async def waits_for_key(self, prompt: str, seconds: float) -> None:
+        """Returns when Enter is pressed, or after so many seconds; the table says what is waited for."""
+        loop, pressed = asyncio.get_running_loop(), asyncio.Event()
+        phase, self.phase = self.phase, f"{prompt} (or wait {seconds:.0f} s)"
+        loop.add_reader(sys.stdin, pressed.set)
+        try:
+            async with asyncio.timeout(seconds):
+                await pressed.wait()
+            sys.stdin.readline()
+        except TimeoutError:
+            pass  # nobody is there: the demo goes on by itself
+        finally:
+            loop.remove_reader(sys.stdin)
+            self.phase = phase
+
     def show(self, answer: dict[str, Any], tally: Tally) -> None:
         """Draws one moment."""
         if self._live is None:
@@ -52,5 +69,5 @@ class LiveTable:
         )
         parts: list[Any] = [where, clients, budget_table(answer, self._width), verdict_line(answer)]
         if self.healthy is not None:
-            parts.append(Text(f"before the fault: {self.healthy['verdict']}", style="dim"))
+            parts.append(Text(f"before the damage: {self.healthy['verdict']}", style="dim"))
         self._live.update(Panel(Group(*parts), title=f"parity demo: {self.phase}", title_align="left"))

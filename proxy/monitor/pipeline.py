@@ -29,7 +29,7 @@ from proxy.monitor.order import SamplingOrder
 from proxy.monitor.redact import redactor
 from proxy.monitor.rows import RESET, Ledger, LedgerRow
 from proxy.monitor.standing import MonitorMetrics, Standing
-from proxy.monitor.watch import LOOK_INTERVAL_S, ContractWatch, gate_of
+from proxy.monitor.watch import ContractWatch, gate_of
 from proxy.monitor.writer import LedgerWriter
 from proxy.settings import Settings
 from scorers.judge import EvidenceState, Verdict
@@ -64,7 +64,7 @@ class Monitor:
         salt: bytes,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
-        look_interval_s: float = LOOK_INTERVAL_S,
+        look_interval_s: float | None = None,
     ) -> None:
         """Raises: SettingsError for a `ledger.redact` path that is not understood."""
         self._settings = settings
@@ -98,7 +98,13 @@ class Monitor:
         )
         self._standing = Standing(settings.gate.recipe, evidence)
         self._epochs = EpochKeeper(
-            self._watch, self._standing, ledger, self._writer.call, wall, self._set_switching, look_interval_s
+            self._watch,
+            self._standing,
+            ledger,
+            self._writer.call,
+            wall,
+            self._set_switching,
+            settings.gate.look_interval_s if look_interval_s is None else look_interval_s,
         )
         self._intake = Intake(
             settings.mirror,

@@ -18,7 +18,6 @@ from proxy.errors import LedgerError
 from proxy.monitor.prompt_tokens import AGREE, DIFFER, Word, templates_differ, word_of
 from scorers.judge import Budget, GateRules, start
 
-LOOK_INTERVAL_S = 30.0  # choice
 CONFIRM_AFTER_S = 1.0  # choice
 
 _log = logging.getLogger(__name__)
