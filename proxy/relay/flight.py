@@ -222,7 +222,8 @@ class Flight:
         self._first_byte_deadline_s = inf
         self._counters.observe_first_byte(self._first_byte_s - self._started_s)
         self._status = reply.status
-        self._drop_spare()
+        if self._spare is not None:
+            self._drop_spare(self._spare)
         http11 = self._head.http11
         close = self._worker.draining or not self._head.keep_alive or not self.body_whole
         ending = b"\r\n\r\n"
@@ -330,10 +331,9 @@ class Flight:
             self._counters.client_disconnects += 1
             self._finish(Outcome.CLIENT_CLOSED, 0)
 
-    def _drop_spare(self) -> None:
-        if self._spare is not None:
-            self._spare.drop()
-            self._spare = None
+    def _drop_spare(self, spare: Spare) -> None:
+        spare.drop()
+        self._spare = None
 
     def sweep(self, now_s: float) -> None:
         if self._first_byte_deadline_s <= now_s:
@@ -349,7 +349,8 @@ class Flight:
         self._counters.in_flight -= 1
         self._counters.count_request(route_of(self._head.path), status)
         self._unsent = []
-        self._drop_spare()
+        if self._spare is not None:
+            self._drop_spare(self._spare)
         if self._connecting is not None:
             self._connecting.cancel()
         if self._candidate is not None:

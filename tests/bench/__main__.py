@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from tests.bench import diagnosis_confusion, evidence_simulation, ledger_fold, rss_stalled_reference
+from tests.bench import diagnosis_confusion, evidence_simulation, ledger_fold, relay_arms, rss_stalled_reference
 
-BENCHES = (rss_stalled_reference.main, evidence_simulation.main, ledger_fold.main, diagnosis_confusion.main)
+BENCHES = (
+    rss_stalled_reference.main,
+    evidence_simulation.main,
+    ledger_fold.main,
+    diagnosis_confusion.main,
+    relay_arms.main,
+)
 
 if __name__ == "__main__":
     sys.exit(max(bench([]) for bench in BENCHES))

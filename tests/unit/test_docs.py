@@ -21,7 +21,7 @@ def test_every_test_that_the_failures_page_names_exists() -> None:
     assert named <= written, sorted(named - written)
 
 
-@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "docs/failures.md"])
+@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "docs/failures.md", "docs/staged-rollout.md"])
 def test_every_file_that_a_document_names_exists(document: str) -> None:
     text = (ROOT / document).read_text()
     paths = re.findall(r"`((?:docs|proxy|backends|scorers|tests|deploy|training)/[\w./-]+)`", text)
