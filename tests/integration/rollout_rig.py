@@ -33,7 +33,7 @@ def rollout(*steps: str, **more: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One reply. Units: seconds of time.monotonic; status 0 for a request that failed."""
+    """One reply. Units: seconds since the Unix epoch; status 0 for a request that failed."""
 
     session: int
     number: int
@@ -79,7 +79,7 @@ class Stage:
         return told.get("phase", ""), told.get("step", 0)
 
     @contextlib.asynccontextmanager
-    async def traffic(self, clients: int = 6) -> AsyncIterator[None]:
+    async def traffic(self, clients: int = 3) -> AsyncIterator[None]:
         """Clients that send without a pause while the block runs; every request that began is answered at its end."""
         stop = asyncio.Event()
         tasks = [asyncio.create_task(self._client(stop)) for _ in range(clients)]
@@ -92,7 +92,7 @@ class Stage:
     async def ask(self, session: int, number: int) -> Reply:
         """One request through the relay, counted among the replies."""
         path, body = self._bodies[number]
-        began_s = time.monotonic()
+        began_s = time.time()
         try:
             answer = await self.http.post(
                 f"http://127.0.0.1:{self.relay.port}{path}",
@@ -142,10 +142,17 @@ async def stage(folder: Path, tables: str) -> AsyncIterator[Stage]:
         yield on
 
 
+def logged_s(program: Program, said: str) -> float:
+    """When a program first logged that. Units: seconds since the Unix epoch."""
+    line = next(line for line in program.errors if said in line)
+    stamp, millis = line.split(" ", 2)[0] + " " + line.split(" ", 2)[1].partition(",")[0], line.split(",", 1)[1][:3]
+    return time.mktime(time.strptime(stamp, "%Y-%m-%d %H:%M:%S")) + int(millis) / 1000
+
+
 async def until(condition: Callable[[], Any], within_s: float = 40.0) -> float:
-    """The time at which an awaited condition came to hold; fails past the deadline."""
-    limit = time.monotonic() + within_s
+    """The time at which an awaited condition was seen to hold; fails past the deadline."""
+    limit_s = time.time() + within_s
     while not await condition():
-        assert time.monotonic() < limit, "the condition did not come to hold in time"
+        assert time.time() < limit_s, "the condition did not come to hold in time"
         await asyncio.sleep(0.02)
-    return time.monotonic()
+    return time.time()
