@@ -79,7 +79,7 @@ async def test_a_candidate_damaged_at_the_second_step_loses_its_clients_within_2
         last_s = max(reply.began_s for reply in of_candidate) - failed_s
         assert last_s <= RETURN_S
         assert returned_s - failed_s <= RETURN_S
-        assert counted(on, failed_s + RETURN_S)["reference"] > 20
+        assert set(counted(on, failed_s + RETURN_S)) == {"reference"}
 
         assert await on.place() == ("failed", 2)
         assert any("rollout: failed, step 2" in line and "0 % of the clients" in line for line in on.relay.errors)
