@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from proxy.monitor.ledger_reader import open_read_only
-from tests.integration.rollout_rig import DAMAGED, FINGERPRINTS, Stage, logged_s, rollout, stage, until
+from tests.integration.rollout_rig import DAMAGED, FINGERPRINTS, SESSIONS, Stage, logged_s, rollout, stage, until
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -52,11 +52,12 @@ async def test_a_candidate_damaged_at_the_second_step_loses_its_clients_within_2
         async with on.traffic():
             await at(on, "stepping", 2)
             began_s = time.time()
-            while len(on.replies) < 200 or time.time() < began_s + 1.0:  # noqa: ASYNC110  traffic for a while
+            while counted(on, began_s).total() < 2 * SESSIONS:  # noqa: ASYNC110  traffic for a while
                 await asyncio.sleep(0.05)
         healthy = counted(on, began_s)
         split = {reply.session: reply.arm for reply in on.replies if reply.began_s >= began_s}
-        assert 2 <= Counter(split.values())["candidate"] <= 20  # of 40 sessions, a quarter
+        assert len(split) == SESSIONS
+        assert 2 <= Counter(split.values())["candidate"] <= 20  # a quarter of 40
         sound = {arm: await on.direct(arm) for arm in FINGERPRINTS}
         assert all(reply.body == sound[reply.arm][reply.number] for reply in on.replies)
 
