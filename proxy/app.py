@@ -136,6 +136,10 @@ def hints(loaded: Loaded) -> list[str]:
         said.append("mirror.noise_rate is 0: the noise floor is never measured, so no bounded budget can pass")
     if settings.mirror.replay_rate == 0:
         said.append("mirror.replay_rate is 0: requests with a temperature above 0 are never compared, nor logprobs")
+    if settings.rollout is not None and settings.sampling.rate == 0:
+        said.append("[rollout] with sampling.rate 0: without evidence it stays at its first step")
+    if settings.rollout is not None and settings.mirror.replay_rate == 0:
+        said.append("[rollout] with mirror.replay_rate 0: the clients whom the reference serves give no evidence")
     if settings.mirror.needle_rate == 0 and "needle_recall_loss" in settings.budgets:
         said.append("mirror.needle_rate is 0: budgets.needle_recall_loss gets no data")
     return said
@@ -229,7 +233,7 @@ async def _monitor(loaded: Loaded, port: int | None, shutdown: asyncio.Event) ->
             on_connection=monitor.on_connection,
             max_frame_bytes=max_frame_bytes(settings.feed),
         )
-        monitor.attach_feed(lambda: asdict(feed.counters))
+        monitor.attach_feed(lambda: asdict(feed.counters), feed.order)
         await feed.start()
         stack.push_async_callback(feed.aclose)
         control = create_control_app(

@@ -131,7 +131,7 @@ def check_config(
         out.print_json(orjson.dumps({"settings": settings, "plan": plan.as_dict()}).decode())
         return
     for name, section in loaded.settings:
-        if name != "budgets":
+        if name != "budgets" and section is not None:
             table = Table(
                 title=Text(f"[{name}]"), title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0)
             )
@@ -260,7 +260,7 @@ def _as_toml(value: object) -> Text:
         return Text("not set", style="dim")
     if isinstance(value, Path):
         value = str(value)
-    return Text(orjson.dumps(value).decode())
+    return Text(orjson.dumps(value, default=lambda table: table.model_dump()).decode())
 
 
 def _load(config: Path, log_level: str) -> Loaded:

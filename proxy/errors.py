@@ -4,6 +4,7 @@ ParityError
 ├── SettingsError        the configuration file or the environment; names the key and the fix
 ├── FeedError            the transport between relay and monitor: a frame that cannot be read
 ├── LedgerError          the durable record cannot be read or written
+├── RolloutError         an operator's act that the staged rollout does not allow now
 └── SupervisorError      a child process that will not stay up
 """
 
@@ -28,6 +29,10 @@ class FeedError(ParityError):
 
 class LedgerError(ParityError):
     """The ledger is of another version, corrupt, locked, or its disk is full."""
+
+
+class RolloutError(ParityError):
+    """There is no staged rollout, or it stands where this act means nothing."""
 
 
 class SupervisorError(ParityError):

@@ -1,8 +1,9 @@
-"""What the relay saw: the only values that cross from the data plane to the parity plane.
+"""What the relay saw, and what it is told: the only values that cross between the data plane and the parity plane.
 
 A sampled request crosses as two events: `Sampled` when the coin fell (so that the monitor knows the
 order and can count what never arrives), and `Exchange` or `Lost` when the capture closed. Each is
 named by (`worker`, `sequence`): a worker's own number, rising by one per sampled request.
+The other way goes one value alone, and only where a recipe is rolled out in steps: the `Order`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,14 @@ class Outcome(StrEnum):
     COMPLETE = "complete"
     CLIENT_CLOSED = "client_closed"  # the client hung up first
     CANDIDATE_FAILED = "candidate_failed"  # connect error, time-out, cut stream, garbage
+
+
+class ServedBy(StrEnum):
+    """Which arm's reply the client got."""
+
+    CANDIDATE = "candidate"
+    REFERENCE = "reference"
+    FAILOVER = "failover"  # the reference's, after the candidate had failed before its first byte
 
 
 class LossReason(StrEnum):
@@ -66,6 +75,7 @@ class Exchange:
     outcome: Outcome
     first_byte_s: float | None
     duration_s: float
+    served_by: ServedBy = ServedBy.CANDIDATE
 
     @property
     def complete(self) -> bool:
@@ -85,6 +95,25 @@ class Lost:
     worker: str
     sequence: int
     reason: LossReason
+
+
+class Phase(StrEnum):
+    """Where a staged rollout stands. A closed set: it labels metrics."""
+
+    STEPPING = "stepping"  # gathering what its step needs
+    PAUSED = "paused"  # by an operator: no step further, and back on a fail all the same
+    PROMOTED = "promoted"  # the last step: the candidate serves everything
+    FAILED = "failed"  # the verdict failed: the reference serves everything
+    ABORTED = "aborted"  # by an operator: the same
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Which share of the clients the candidate is to serve, in which phase and step (from 1) of the rollout."""
+
+    share: float
+    phase: Phase
+    step: int
 
 
 RelayEvent: TypeAlias = Sampled | Exchange | Lost

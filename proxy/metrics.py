@@ -25,6 +25,7 @@ RELAY_ERRORS = (
     "overload",  # max_in_flight reached
     "client_timeout",  # the client stopped sending or reading
 )
+FAILOVERS = ("connect", "cut")  # of RELAY_ERRORS, those after which the reference may answer
 # Bucket bounds are a *choice*: a cached reply is under 5 ms, a 128K-token prefill takes minutes.
 FIRST_BYTE_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 # The relay's own share of a request is some tens of microseconds (`tests/bench`); a new connection to the candidate
@@ -47,10 +48,35 @@ def route_of(path: bytes) -> str:
     return _ROUTE_BY_PATH.get(path, "other")
 
 
+class ArmCounters:
+    """What one worker counts where two engines may serve: with [rollout], or with relay.failover."""
+
+    __slots__ = ("candidate", "failovers", "reference", "share", "silences", "unheld")
+
+    def __init__(self) -> None:
+        self.candidate = 0  # requests that went to it; one that failed over counts here too
+        self.reference = 0
+        self.failovers = dict.fromkeys(FAILOVERS, 0)
+        self.unheld = 0  # requests whose body found no room to be held, and that could not have failed over
+        self.share = 0.0  # of the clients, that the candidate serves now
+        self.silences = 0  # how often the reference took over because the monitor was silent
+
+    def snapshot(self) -> dict[str, Any]:
+        """All counts, JSON-ready. All but `share` are cumulative; workers merge to the largest share."""
+        return {
+            "served": {"candidate": self.candidate, "reference": self.reference},
+            "failovers": dict(self.failovers),
+            "unheld": self.unheld,
+            "share": {"max": self.share},
+            "silences": self.silences,
+        }
+
+
 class RelayCounters:
     """One worker's counts. Only its event loop writes them, so nothing is locked."""
 
     __slots__ = (
+        "arms",
         "bytes_in",
         "bytes_out",
         "client_disconnects",
@@ -73,6 +99,7 @@ class RelayCounters:
     )
 
     def __init__(self) -> None:
+        self.arms: ArmCounters | None = None  # of a relay that has two engines
         self.requests = {route: dict.fromkeys(STATUS_CLASSES, 0) for route in ROUTES}
         self.errors = dict.fromkeys(RELAY_ERRORS, 0)
         self.lost = {reason.value: 0 for reason in LossReason}
@@ -121,6 +148,7 @@ class RelayCounters:
     def snapshot(self) -> dict[str, Any]:
         """All counts, JSON-ready. The `counts` of a histogram are per bucket, not cumulative; the last is +Inf."""
         return {
+            **({} if self.arms is None else {"arms": self.arms.snapshot()}),
             "requests": {route: dict(by_class) for route, by_class in self.requests.items()},
             "errors": dict(self.errors),
             "lost": dict(self.lost),

@@ -6,6 +6,8 @@ Defaults are a *choice* unless a source is given beside them.
 
 from __future__ import annotations
 
+import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -13,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 MIB = 1024 * 1024
+MAX_STEPS = 100  # of a rollout; the feed has one byte for it
 
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Field(gt=0.0, le=86_400.0)]
@@ -25,6 +28,7 @@ _CREDENTIAL_PARTS = ("auth", "cookie", "token", "secret", "api-key", "apikey", "
 _FRAMING = ("host", "connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "expect")
 _CONTENT = ("content-length", "content-encoding", "content-type", "accept", "accept-encoding")
 _IDENTITY = ("x-request-id", "openai-organization", "openai-project", "forwarded", "x-forwarded-for", "x-real-ip")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 5.6.2
 _NEVER_FORWARDED = frozenset({*_FRAMING, *_CONTENT, *_IDENTITY})
 
 
@@ -56,6 +60,8 @@ class RelaySettings(Section):
     pool_idle_timeout_s: Seconds = 4.0  # below uvicorn's 5 s, so that the candidate never closes first
     drain_timeout_s: Seconds = 30.0
     write_buffer_bytes: Bytes = 64 * 1024
+    failover: Literal["reference"] | None = None  # who answers when the candidate fails before its first byte
+    max_failover_bytes: Bytes = 64 * MIB  # of bodies held for that, per worker; one without room does not fail over
     tls_certificate: Path | None = None
     tls_key: Path | None = None
 
@@ -228,6 +234,49 @@ class BudgetSettings(Section):
         return self
 
 
+class StepSettings(Section):
+    """One step of a rollout: the share of the clients, and what the next step waits for."""
+
+    share: Rate
+    pairs: Annotated[int, Field(ge=0)] = 200
+    seconds: Annotated[float, Field(ge=0.0, le=30 * 86_400.0)] = 600.0
+
+
+class RolloutSettings(Section):
+    """A staged rollout without a mesh. Without this table the candidate serves everything.
+
+    `sticky` names the headers that tell one client from another; the first that a request has decides. A step is left
+    once it has seen its pairs and its time and no budget is over; the last, the whole, needs the verdict pass. After
+    `max_silence_s` without a monitor the reference serves (0: never), unless the candidate was promoted.
+    """
+
+    sticky: tuple[str, ...] = ("authorization",)
+    max_silence_s: Annotated[float, Field(ge=0.0, le=86_400.0)] = 30.0
+    steps: tuple[StepSettings, ...] = (
+        StepSettings(share=0.05),
+        StepSettings(share=0.25),
+        StepSettings(share=1.0),
+    )
+
+    @field_validator("sticky")
+    @classmethod
+    def _names_are_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not _HEADER_NAME.fullmatch(name):
+                raise ValueError(f'"{name}" is no header\'s name; write it like "x-session-id"')
+        return tuple(name.lower() for name in names)
+
+    @field_validator("steps")
+    @classmethod
+    def _steps_rise_to_the_whole(cls, steps: tuple[StepSettings, ...]) -> tuple[StepSettings, ...]:
+        if not 2 <= len(steps) <= MAX_STEPS:
+            raise ValueError(f"it has {len(steps)} of them; give from 2 to {MAX_STEPS}, the last with share = 1.0")
+        shares = [step.share for step in steps]
+        if any(later <= earlier for earlier, later in pairwise(shares)) or shares[-1] != 1.0:
+            raise ValueError(f"the shares are {shares}; let them rise from step to step, up to 1.0")
+        return steps
+
+
 class Settings(Section):
     """Everything that a relay and a monitor need to know."""
 
@@ -240,6 +289,7 @@ class Settings(Section):
     ledger: LedgerSettings = LedgerSettings()
     control: ControlSettings = ControlSettings()
     gate: GateSettings = GateSettings()
+    rollout: RolloutSettings | None = None
     budgets: dict[str, BudgetSettings]
 
     @model_validator(mode="after")

@@ -7,7 +7,8 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import orjson
 from pydantic import ValidationError
@@ -133,6 +134,7 @@ def _nearest(location: tuple[Any, ...]) -> str:
     for part in location[:-1]:
         field = getattr(model, "model_fields", {}).get(str(part))
         model = field.annotation if field is not None else None
+        model = next((part for part in get_args(model) if part is not NoneType), model)
     names = list(getattr(model, "model_fields", {}))
     close = difflib.get_close_matches(str(location[-1]), names, n=1)
     return f' (did you mean "{close[0]}"?)' if close else ""
@@ -191,6 +193,14 @@ def _contradictions(settings: Settings) -> list[str]:
             problems.append(f"{key}: there is no folder {folder}; create it, or give another path")
     if settings.candidate.url == settings.reference.url:
         problems.append("reference.url: the same as candidate.url, so nothing would be compared; give the BF16 engine")
+    if settings.reference.model not in (None, settings.candidate.model):
+        for key, wanted in (("rollout", settings.rollout), ("relay.failover", settings.relay.failover)):
+            if wanted is not None:
+                problems.append(
+                    f"{key}: the reference then serves clients, whose requests are never edited, so it must answer to "
+                    "the model name that they use (vLLM's --served-model-name takes several); do so, and remove "
+                    "reference.model"
+                )
     if settings.mirror.teacher_forced_rate > 0 and not settings.reference.teacher_forcing:
         problems.append(
             "mirror.teacher_forced_rate: the reference must be a vLLM that allows prompt_logprobs; "

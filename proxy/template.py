@@ -26,6 +26,8 @@ url = "http://127.0.0.1:8002"
 # max_body_bytes = 33554432            # 413 beyond
 # connect_timeout_s = 2.0
 # first_byte_timeout_s = 600.0         # none on the stream as a whole
+# failover = "reference"               # it answers when the candidate fails before its first byte
+# max_failover_bytes = 67108864        # of bodies held for that, per worker
 # allow_paths = ["/health", "/version", "/ping", "/tokenize", "/detokenize"]
 # tls_certificate = "cert.pem"
 # tls_key = "key.pem"
@@ -64,6 +66,16 @@ url = "http://127.0.0.1:8002"
 # alpha_rollback = 0.01
 # min_coverage = 0.5
 # look_interval_s = 30.0               # how often both engines are asked what they are
+
+# [rollout]                            # a staged rollout: the reference serves the other clients. Without this
+#                                      # table the candidate serves everything. See docs/staged-rollout.md
+# sticky = ["authorization"]           # the first of these headers that a request has tells its client
+# max_silence_s = 30.0                 # without a monitor for so long the reference serves; 0: never
+# steps = [                            # left after its pairs and its time, no budget being over
+#   { share = 0.05, pairs = 200, seconds = 600.0 },
+#   { share = 0.25, pairs = 200, seconds = 600.0 },
+#   { share = 1.0 },                   # needs the verdict pass
+# ]
 
 # Budgets: limit is the drop that the product accepts; pass also needs at most noise_multiple times the noise floor.
 # At least one must be critical: it alone can fail the recipe. A workload's preset is taken out by  NAME = false.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from proxy.errors import FeedError
-from proxy.exchange import RelayEvent
+from proxy.exchange import Order, RelayEvent
 from proxy.feed import wire
 from proxy.feed.endpoint import listen, socket_path
 
@@ -67,6 +67,7 @@ class UnixFeedReceiver:
         self._workers: dict[str, int] = {}  # name -> how many connections; an old and a new one may overlap
         self._server: asyncio.Server | None = None
         self._inode = 0
+        self._order = b""
 
     async def start(self) -> None:
         """Listening, with the socket file readable by this user alone.
@@ -105,6 +106,13 @@ class UnixFeedReceiver:
         for connection in self._connections:
             connection.read_on()
 
+    def order(self, order: Order) -> None:
+        """Tells every relay worker, those that connect later too. Say it again and again: silence means something."""
+        self._order = wire.encode_order(order)
+        for connection in self._connections:
+            if connection.worker is not None:
+                connection.tell(self._order)
+
     # -- what a connection reports
 
     def admit(self, connection: _Connection) -> bool:
@@ -125,6 +133,8 @@ class UnixFeedReceiver:
             self._workers[message.worker] = self._workers.get(message.worker, 0) + 1
             if self._workers[message.worker] == 1:
                 self._call(self._on_connection, message.worker, True)
+            if self._order:
+                connection.tell(self._order)
         elif connection.worker is None:
             raise FeedError("no hello came first")
         elif isinstance(message, wire.Stats):
@@ -244,7 +254,13 @@ class _Connection(asyncio.Protocol):
         if self.taken == self._acknowledged or self._gone or self._transport.is_closing():
             return
         self._acknowledged = self.taken
-        self._transport.write(wire.ACK.pack(self.taken))
+        self.tell(wire.ACK.pack(self.taken))
+
+    def tell(self, word: bytes) -> None:
+        """Says one word to the relay."""
+        if self._gone or self._transport.is_closing():
+            return
+        self._transport.write(word)
         if self._transport.get_write_buffer_size() > MAX_UNREAD_ACKS_BYTES:
             self._receiver.counters.malformed += 1
             self._transport.abort()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from proxy.errors import FeedError
-from proxy.exchange import LossReason, RelayEvent
+from proxy.exchange import LossReason, Order, RelayEvent
 from proxy.feed import wire
 from proxy.feed.endpoint import socket_path
 from proxy.feed.queue import FeedQueue
@@ -57,6 +57,7 @@ class UnixFeedSender:
         self._pump_scheduled = False
         self._fruitless = 0
         self._closed = False
+        self._take_order: Callable[[Order], None] | None = None
         self._drained = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -77,6 +78,10 @@ class UnixFeedSender:
         taken = self._queue.offer(event, LossReason.FEED_FULL if self.connected else LossReason.FEED_DOWN)
         self._wake(GATHER_S)
         return taken
+
+    def subscribe(self, take: Callable[[Order], None]) -> None:
+        """As `FeedSink.subscribe`."""
+        self._take_order = take
 
     async def aclose(self, flush_s: float) -> None:
         """What is queued has `flush_s` to be acknowledged; the rest is dropped and counted, then the last stats go.
@@ -134,7 +139,10 @@ class UnixFeedSender:
     async def _tick_until_lost(self, link: _Link) -> None:
         while True:
             try:
-                await asyncio.wait_for(link.lost.wait(), self._stats_interval_s)
+                # Not wait_for: before Python 3.12 it loses a cancellation that comes with the link's end, and `aclose`
+                # would wait for ever.
+                async with asyncio.timeout(self._stats_interval_s):
+                    await link.lost.wait()
                 return
             except TimeoutError:
                 self._stats_due = True
@@ -171,6 +179,11 @@ class UnixFeedSender:
         self._fruitless = 0
         if not len(self._queue):
             self._drained.set()
+
+    def link_ordered(self, order: Order) -> None:
+        """The monitor said which share of the clients the candidate is to serve."""
+        if self._take_order is not None:
+            self._take_order(order)
 
     # -- writing
 
@@ -242,9 +255,15 @@ class _Link(asyncio.Protocol):
         whole = len(self._received) // wire.ACK.size * wire.ACK.size
         if not whole:
             return
-        (taken,) = wire.ACK.unpack_from(self._received, whole - wire.ACK.size)
+        words = bytes(self._received[:whole])
         del self._received[:whole]
+        taken = self.acknowledged
         try:
+            for word in wire.decode_words(words):
+                if isinstance(word, Order):
+                    self._sender.link_ordered(word)
+                else:
+                    taken = word
             if taken < self.acknowledged:
                 raise FeedError("the monitor's count of events went down")
             self._sender.link_acknowledged(taken - self.acknowledged)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from proxy.exchange import LossReason, RelayEvent
+from proxy.exchange import LossReason, Order, RelayEvent
 
 
 class FeedSink(Protocol):
@@ -22,6 +23,11 @@ class FeedSink(Protocol):
         Call it on the loop that the feed was started on. A dropped `Exchange` becomes known to the monitor
         as `Lost` by the feed itself; the caller has nothing more to do.
         """
+        ...
+
+    def subscribe(self, take: Callable[[Order], None]) -> None:
+        """`take` gets every order of the monitor, on the loop that the feed was started on; the same one again and
+        again, so that its silence can be told."""
         ...
 
 

@@ -2,7 +2,8 @@
 
     frame         u32 length of what follows, u8 kind, payload; big-endian
     relay sends   one Hello first, then events in order, and Stats whenever it likes
-    monitor sends u64, again and again: how many events of this connection it has taken so far
+    monitor sends words of 8 bytes, again and again: a u64 with its highest bit clear says how many events of this
+                  connection it has taken so far; with it set, the word is an Order
 
 Numbers are fixed structs, everything else is bytes behind a u32 length. Nothing here can run code (no pickle),
 and whatever cannot be read, down to a byte too many, is a FeedError.
@@ -19,11 +20,15 @@ from typing import Any, TypeAlias
 import orjson
 
 from proxy.errors import FeedError
-from proxy.exchange import Exchange, Headers, LossReason, Lost, Outcome, RelayEvent, Sampled
+from proxy.exchange import Exchange, Headers, LossReason, Lost, Order, Outcome, Phase, RelayEvent, Sampled, ServedBy
 from proxy.settings import FeedSettings
 
-PROTOCOL = 1
+PROTOCOL = 2  # 2: an exchange says who served it, and orders go to the relay
 ACK = struct.Struct("!Q")
+_ORDER = struct.Struct("!BBBxI")  # the mark, phase, step, share in millionths: a word, as an acknowledgement is
+_ORDER_MARK = 0x80
+_MILLION = 1_000_000
+_PHASES = tuple(Phase)
 _FRAME = struct.Struct("!IB")
 _LENGTH = struct.Struct("!I")
 _HELLO = struct.Struct("!II")  # protocol, pid
@@ -111,6 +116,7 @@ def _exchange_payload(exchange: Exchange) -> tuple[Kind, bytes, tuple[bytes, ...
             _text(exchange.method),
             _text(exchange.target),
             _text(exchange.outcome),
+            _text(exchange.served_by),
             *(_sized(part) for header in exchange.request_headers for part in header),
             *(_sized(part) for header in exchange.response_headers for part in header),
             _LENGTH.pack(len(exchange.request_body)),
@@ -131,6 +137,29 @@ def _text(text: str) -> bytes:
 
 def _sized(data: bytes) -> bytes:
     return _LENGTH.pack(len(data)) + data
+
+
+def encode_order(order: Order) -> bytes:
+    """One word. Raises: FeedError when a number is past its field."""
+    try:
+        return _ORDER.pack(_ORDER_MARK, _PHASES.index(order.phase), order.step, round(order.share * _MILLION))
+    except struct.error as error:
+        raise FeedError(f"an order does not fit its word: {error}") from error
+
+
+def decode_words(words: bytes) -> Iterator[int | Order]:
+    """What the monitor said, word by word: counts of events taken, and orders. Raises: FeedError.
+
+    Shapes:  whole words, each `ACK.size` bytes.
+    """
+    for start in range(0, len(words), ACK.size):
+        if not words[start] & _ORDER_MARK:
+            yield ACK.unpack_from(words, start)[0]
+            continue
+        mark, phase, step, share = _ORDER.unpack_from(words, start)
+        if mark != _ORDER_MARK or phase >= len(_PHASES) or share > _MILLION:
+            raise FeedError("an order cannot be read")
+        yield Order(share / _MILLION, _PHASES[phase], step)
 
 
 def decode(kind: int, payload: memoryview) -> Message:
@@ -207,7 +236,7 @@ def _lost(cursor: _Cursor) -> Lost:
 def _exchange(cursor: _Cursor) -> Exchange:
     sequence, at, status, duration, known, first_byte, n_request, n_response = cursor.numbers(_EXCHANGE)
     id, worker, method, target = (cursor.text() for _ in range(4))
-    outcome = Outcome(cursor.text())
+    outcome, served_by = Outcome(cursor.text()), ServedBy(cursor.text())
     request_headers, response_headers = cursor.headers(n_request), cursor.headers(n_response)
     (request_length,), (response_length,) = cursor.numbers(_LENGTH), cursor.numbers(_LENGTH)
     return Exchange(
@@ -225,6 +254,7 @@ def _exchange(cursor: _Cursor) -> Exchange:
         outcome=outcome,
         first_byte_s=first_byte if known else None,
         duration_s=duration,
+        served_by=served_by,
     )
 
 

@@ -12,6 +12,7 @@
       evaluate.py     replies to scores, and the bodies worth keeping;  redact.py takes out what may not be kept
       record.py       the row that a slot ends in
     writer.py       rows to the ledger, in batches, by one thread
+    rollout.py      the staged rollout: its steps, and the way back;  the relays are told over the feed
     standing.py     the current epoch's evidence and its verdict;  watch.py notices changed arms
 
     ledger.py       the ledger in SQLite;  ledger_file, _reader, _snapshot, _records, packing, retention its rooms

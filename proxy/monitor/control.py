@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp
 
-from proxy.errors import LedgerError, SettingsError
+from proxy.errors import LedgerError, RolloutError, SettingsError
 from proxy.monitor import gate
 from proxy.monitor.exposition import ParityMetrics
 from proxy.monitor.gate_routes import add_gate
@@ -222,6 +222,13 @@ def _add_acts(app: FastAPI, view: MonitorView) -> None:
             return RedirectResponse("/", 303)
         return json_reply({"paused": act == "pause"})
 
+    @app.post("/rollout/{act}")
+    async def rollout(request: Request, act: Literal["pause", "resume", "abort", "promote"]) -> Response:
+        stands = await view.rollout_act(act, _reason_in(await small_body(request, MAX_ACT_BYTES)))
+        if _wants_html(request):
+            return RedirectResponse("/", 303)
+        return json_reply(stands)
+
     @app.post("/gate/reset")
     async def reset(request: Request) -> Response:
         position = await view.reset(_reason_in(await small_body(request, MAX_ACT_BYTES)))
@@ -282,6 +289,10 @@ def _add_problems(app: FastAPI) -> None:
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         told = "; ".join(f"{found['loc'][-1]}: {found['msg']}" for found in error.errors())
         return _problem(request, 422, told)
+
+    @app.exception_handler(RolloutError)
+    async def refused(request: Request, error: RolloutError) -> Response:
+        return _problem(request, 409, str(error))
 
     @app.exception_handler(LedgerError)
     async def unreadable(request: Request, error: LedgerError) -> Response:

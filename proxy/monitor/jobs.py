@@ -14,7 +14,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from proxy.exchange import Exchange
+from proxy.exchange import Exchange, ServedBy
 from proxy.monitor.evaluate import Evaluation, Evaluator, Forced, Heard
 from proxy.monitor.forcing import forced_call
 from proxy.monitor.mirror import Answer, Answers, Mirror
@@ -30,7 +30,8 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-_STILL_PROBED = frozenset({Ineligible.SAMPLED_NOT_REPLAYED})  # its prompt is as good a haystack as any
+_STILL_PROBED = frozenset({Ineligible.SAMPLED_NOT_REPLAYED, Ineligible.SERVED_BY_REFERENCE})
+"""Their prompts are as good a haystack as any."""
 
 
 @dataclass(slots=True, eq=False)
@@ -169,8 +170,7 @@ class Worker:
 
     async def _evaluated(self, job: Job, plan: Plan) -> Evaluation | TurnedAway:
         if plan.failed is not None:
-            status = job.exchange.status if job.exchange is not None else 0
-            return self._evaluator.missing(plan, plan.failed, {"status": status})
+            return self._evaluator.missing(plan, plan.failed, _failure(job.exchange))
         if plan.refused:
             answer = await self._mirror.ask("reference", plan.reference, plan.headers)
             if answer.rejected:
@@ -210,6 +210,13 @@ class Worker:
 
     async def _offload(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
+
+
+def _failure(exchange: Exchange | None) -> Mapping[str, Any]:
+    """What is known of a candidate that failed its client."""
+    if exchange is not None and exchange.served_by is ServedBy.FAILOVER:
+        return {"failed_over": True}
+    return {"status": exchange.status if exchange is not None else 0}
 
 
 async def ended(tasks: Sequence[asyncio.Task[Any]]) -> None:

@@ -208,6 +208,14 @@ class LedgerReader:
             )
             return [LedgerEvent(number, at, kind, json.loads(detail)) for number, at, kind, detail in found]
 
+    def latest_event(self, kind: str) -> Mapping[str, Any] | None:
+        """The detail of the latest event of a kind; None without one."""
+        with snapshot(self.path) as connection:
+            found = connection.execute(
+                "SELECT detail FROM events WHERE kind = ? ORDER BY number DESC LIMIT 1", (kind,)
+            ).fetchone()
+            return None if found is None else json.loads(found[0])
+
     def latest_epoch(self) -> tuple[int, Mapping[str, Any]] | None:
         """The number and contract of the latest epoch; None in an empty ledger."""
         epochs = self.epochs()

@@ -18,8 +18,8 @@ from typing import Any
 
 from backends.base import Backend
 from backends.weights import WeightFiles
-from proxy.errors import LedgerError
-from proxy.exchange import RelayEvent
+from proxy.errors import LedgerError, RolloutError
+from proxy.exchange import Order, RelayEvent
 from proxy.monitor.epochs import EpochKeeper
 from proxy.monitor.evaluate import Evaluator, Keeping, mismatch_rule
 from proxy.monitor.intake import Intake
@@ -27,7 +27,8 @@ from proxy.monitor.jobs import Worker, ended
 from proxy.monitor.mirror import Mirror
 from proxy.monitor.order import SamplingOrder
 from proxy.monitor.redact import redactor
-from proxy.monitor.rows import RESET, Ledger, LedgerRow
+from proxy.monitor.rollout import Rollout
+from proxy.monitor.rows import RESET, ROLLOUT, Ledger, LedgerRow
 from proxy.monitor.standing import MonitorMetrics, Standing
 from proxy.monitor.watch import ContractWatch, gate_of
 from proxy.monitor.writer import LedgerWriter
@@ -114,6 +115,9 @@ class Monitor:
             clock,
             wall,
         )
+        self._rollout: Rollout | None = None
+        if settings.rollout is not None:
+            self._rollout = Rollout(settings.rollout, self._record_rollout, self._record_rollout_soon, wall)
         self._relays: dict[str, bool] = {}
         self._feed_counts: Callable[[], Mapping[str, int]] = dict
         self._paused = False
@@ -144,9 +148,14 @@ class Monitor:
             self._relays.pop(worker, None)
         self._metrics.relay_connection(worker, connected)
 
-    def attach_feed(self, counts: Callable[[], Mapping[str, int]]) -> None:
-        """`counts` tells what came in over the feed, and what was wrong with it; it is part of `state`."""
+    def attach_feed(
+        self, counts: Callable[[], Mapping[str, int]], order: Callable[[Order], None] | None = None
+    ) -> None:
+        """`counts` tells what came in over the feed, and what was wrong with it; it is part of `state`. `order` is the
+        way back, to every relay worker."""
         self._feed_counts = counts
+        if self._rollout is not None and order is not None:
+            self._rollout.attach(order)
 
     # ---- life
 
@@ -168,6 +177,8 @@ class Monitor:
                 asyncio.create_task(self._epochs.keep(), name="contract-watch"),
                 asyncio.create_task(self._keep_small(), name="ledger-pruner"),
             ]
+            if self._rollout is not None:
+                tasks.append(asyncio.create_task(self._rollout.keep(self.verdict), name="rollout"))
             try:
                 await _told(shutdown, [writing, *tasks])
                 await self._finish_work()
@@ -187,6 +198,8 @@ class Monitor:
             remembered=await self._writer.call(self._ledger.numbers, REMEMBERED_NUMBERS),
         )
         _log.info("resumed epoch %d with %d rows of evidence", self._standing.epoch, self._standing.folded)
+        if self._rollout is not None:
+            self._rollout.resume(await self._writer.call(self._ledger.latest_event, ROLLOUT), self.verdict())
         self._intake.open(order)
 
     async def _finish_work(self) -> None:
@@ -229,7 +242,10 @@ class Monitor:
         for row in rows:
             self._metrics.row(row)
         self._epochs.rows_folded()
-        self._standing.tell(self.verdict())
+        verdict = self.verdict()
+        self._standing.tell(verdict)
+        if self._rollout is not None:
+            self._rollout.look(verdict)  # here and not on the clock alone: a fail returns to the reference at once
 
     # ---- MonitorView
 
@@ -267,6 +283,7 @@ class Monitor:
             "epoch": self._standing.epoch,
             "contract": dict(self._standing.contract),
             "prompt_token_mismatches": self._standing.prompt_token_mismatches,
+            **({} if self._rollout is None else {"rollout": self._rollout.state()}),
             "alarms": self._watch.alarms() + self._standing.alarms(),
         }
 
@@ -292,8 +309,25 @@ class Monitor:
         # On the writer's thread: rows past the position are written after it, so none of them is folded before.
         await self._writer.call(self._ledger.event, RESET, detail, self._wall())
         self._standing.reset(epoch, position)
+        if self._rollout is not None:
+            self._rollout.begin_again(self.verdict())
         _log.warning("an operator reset the evidence of epoch %d after position %d", epoch, position)
         return position
+
+    async def rollout_act(self, act: str, reason: str) -> Mapping[str, Any]:
+        """Where the staged rollout stands after an operator's act.
+
+        Raises:  RolloutError when there is none, or it does not allow that; LedgerError when it cannot be recorded.
+        """
+        if self._rollout is None:
+            raise RolloutError("there is no staged rollout: the settings have no [rollout], the candidate serves all")
+        return await self._rollout.act(act, reason, self.verdict())
+
+    async def _record_rollout(self, detail: Mapping[str, Any]) -> None:
+        await self._writer.call(self._ledger.event, ROLLOUT, detail, self._wall())
+
+    def _record_rollout_soon(self, detail: Mapping[str, Any]) -> None:
+        self._writer.put_event(ROLLOUT, detail, self._wall())
 
     def _set_paused(self, paused: bool) -> None:
         if self._paused is not paused:

@@ -1,8 +1,10 @@
 """What to do with one exchange, decided before anything is called. Pure: the same exchange gives the same plan.
 
 A request at temperature 0 is compared as it was served; any other is replayed greedily on both arms, on the share that
-its coin picks (DESIGN 5.4). Every coin is a keyed hash of the exchange's id, one key per coin, so that no coin
-looks at an answer and each can be recomputed from the ledger.
+its coin picks (DESIGN 5.4). So is every request that the reference served in a staged rollout: its reply says nothing
+about the candidate. One that failed over to the reference counts as what it was: a failure of the candidate. Every
+coin is a keyed hash of the exchange's id, one key per coin, so that no coin looks at an answer and each can be
+recomputed from the ledger.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
 from backends.shape import Refusal, ShadowCall, classify, shadow_headers, shape_replay
-from proxy.exchange import Exchange, Outcome
+from proxy.exchange import Exchange, Outcome, ServedBy
 from proxy.monitor.coding import header, unpacked
 from proxy.monitor.rows import Ineligible
 from proxy.sampling import Sampler
@@ -125,13 +127,17 @@ def plan(exchange: Exchange, coins: Coins, settings: Settings) -> Plan | TurnedA
         return TurnedAway(Ineligible.CLIENT_CLOSED, request)
     if exchange.status in CREDENTIALS_REFUSED:
         return TurnedAway(Ineligible.CLIENT_ERROR, request)
-    if not request.greedy and not coins.replay:
+    by_reference = exchange.served_by is ServedBy.REFERENCE
+    if exchange.served_by is not ServedBy.CANDIDATE and refused_status(exchange):
+        return TurnedAway(Ineligible.CLIENT_ERROR, request)  # the reference itself says that the request was wrong
+    if (by_reference or not request.greedy) and not coins.replay:
+        why = Ineligible.SERVED_BY_REFERENCE if by_reference else Ineligible.SAMPLED_NOT_REPLAYED
         headers = shadow_headers(exchange.request_headers, settings.mirror.forward_headers)
-        return TurnedAway(Ineligible.SAMPLED_NOT_REPLAYED, request, headers)  # a needle may still be planted in it
+        return TurnedAway(why, request, headers)  # a needle may still be planted in it
     planned = _with_calls(exchange, path, request, body, coins, settings)
     if isinstance(planned, Refusal):
         return TurnedAway(Ineligible(planned.reason.value), request)
-    if not request.greedy or planned.failed is not None or planned.refused:
+    if by_reference or not request.greedy or planned.failed is not None or planned.refused:
         return planned
     reply = unpacked(exchange.response_headers, exchange.response_body, settings.feed.max_response_bytes)
     if reply is None:
@@ -140,7 +146,7 @@ def plan(exchange: Exchange, coins: Coins, settings: Settings) -> Plan | TurnedA
 
 
 def refused_status(exchange: Exchange) -> int:
-    """The status with which the candidate refused the request itself; 0 when it did not."""
+    """The status with which the arm that served it refused the request itself; 0 when it did not."""
     refused = 400 <= exchange.status < 500 and exchange.status not in NOT_ABOUT_THE_REQUEST
     return exchange.status if refused and exchange.complete else 0
 
@@ -170,7 +176,9 @@ def _with_calls(
     exchange: Exchange, path: str, request: DecodedRequest, body: bytes, coins: Coins, settings: Settings
 ) -> Plan | Refusal:
     refused = refused_status(exchange)
-    unbounded = not request.greedy and request.max_tokens is None  # the left side is a replay: cap all arms alike
+    by_reference = exchange.served_by is ServedBy.REFERENCE
+    replayed = by_reference or not request.greedy
+    unbounded = replayed and request.max_tokens is None  # the left side is a replay: cap all arms alike
 
     def shaped(model: str | None, run: str) -> ShadowCall | Refusal:
         return shape_replay(
@@ -191,6 +199,7 @@ def _with_calls(
     replay = shaped(settings.candidate.model, "first") if coins.replay else None
     control = shaped(settings.reference.model, "second") if coins.noise else None
     answered = exchange.outcome is Outcome.COMPLETE and 200 <= exchange.status < 300
+    candidate_failed = not (by_reference or answered or refused) or exchange.served_by is ServedBy.FAILOVER
     return Plan(
         id=exchange.id,
         path=path,
@@ -201,7 +210,7 @@ def _with_calls(
         reference=reference,
         replay=replay if isinstance(replay, ShadowCall) else None,
         control=control if isinstance(control, ShadowCall) else None,
-        failed=None if answered or refused else Reason.CANDIDATE_ERROR,
+        failed=Reason.CANDIDATE_ERROR if candidate_failed else None,
         refused=refused,
     )
 

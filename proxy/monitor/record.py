@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from proxy.exchange import Exchange
+from proxy.exchange import Exchange, ServedBy
 from proxy.monitor.evaluate import Evaluation
 from proxy.monitor.order import Slot
 from proxy.monitor.plan import TurnedAway, stratum_of
@@ -66,7 +66,14 @@ def _row(
         row,
         path=exchange.target.partition("?")[0],
         status=exchange.status,
-        outcome=exchange.outcome.value,
+        outcome=_outcome(exchange),
         duration_s=exchange.duration_s,
         first_byte_s=exchange.first_byte_s,
     )
+
+
+def _outcome(exchange: Exchange) -> str:
+    """How the reply to the client ended, and whose it was when it was not the candidate's: the times are that one's."""
+    if exchange.served_by is ServedBy.CANDIDATE:
+        return exchange.outcome.value
+    return f"{exchange.outcome.value}/{exchange.served_by.value}"

@@ -19,6 +19,7 @@ from prometheus_client.core import HistogramMetricFamily, Metric
 from proxy.exchange import LossReason
 from proxy.metrics import (
     ADDED_BUCKETS_S,
+    FAILOVERS,
     FIRST_BYTE_BUCKETS_S,
     LOOP_LAG_BUCKETS_S,
     RELAY_ERRORS,
@@ -131,6 +132,8 @@ class RelayTotals:
         yield gauge("parity_relay_workers", "Relay workers connected to this monitor.", (), {(): len(self._connected)})
         yield gauge("parity_relay_in_flight_requests", "Requests in flight.", (), {(): number(live.get("in_flight"))})
         yield gauge("parity_relay_connections", "Client connections open.", (), {(): number(live.get("connections"))})
+        if "arms" in total:
+            yield from _arms(total["arms"], live.get("arms", {}))
         yield from _timings(total, live)
         yield from _feed(total.get("feed", {}), live.get("feed", {}))
 
@@ -153,6 +156,40 @@ def _negated(snapshot: dict[str, Any]) -> dict[str, Any]:
 
 def _requests(snapshot: Mapping[str, Any]) -> float:
     return sum(number(n) for by_class in snapshot.get("requests", {}).values() for n in by_class.values())
+
+
+def _arms(total: Mapping[str, Any], live: Mapping[str, Any]) -> Iterator[Metric]:
+    yield counter(
+        "parity_relay_arm_requests",
+        "Requests that began, by the arm that they were sent to; those that failed over count under the candidate.",
+        ("arm",),
+        {(arm,): number(total.get("served", {}).get(arm)) for arm in ("candidate", "reference")},
+    )
+    yield counter(
+        "parity_relay_failovers",
+        "Requests that the reference got after the candidate had failed before its first byte, by kind of the failure.",
+        ("kind",),
+        {(kind,): number(total.get("failovers", {}).get(kind)) for kind in FAILOVERS},
+    )
+    yield counter(
+        "parity_relay_failover_unheld",
+        "Requests whose body found no room to be held for a fail-over.",
+        (),
+        {(): _n(total, "unheld")},
+    )
+    yield counter(
+        "parity_relay_rollout_silences",
+        "How often a relay worker returned to the reference because the monitor was silent.",
+        (),
+        {(): _n(total, "silences")},
+    )
+    share = live.get("share", {}).get("max")
+    yield gauge(
+        "parity_relay_rollout_share_max",
+        "The largest share of the clients that a connected relay worker sends to the candidate.",
+        (),
+        {(): None if share is None else number(share)},
+    )
 
 
 def _timings(total: Mapping[str, Any], live: Mapping[str, Any]) -> Iterator[Metric]:

@@ -18,6 +18,10 @@ RESET = "reset"
 """The kind of the event of an operator's reset; its detail holds `epoch`, `position` and `reason`."""
 
 
+ROLLOUT = "rollout"
+"""The kind of the event of a staged rollout's new place; its detail is `rollout.Place.as_dict()`."""
+
+
 class Ineligible(StrEnum):
     """Why a sampled exchange is never scored. A closed set: it labels metrics."""
 
@@ -28,6 +32,7 @@ class Ineligible(StrEnum):
     CLIENT_ERROR = "client_error"  # the candidate answered 4xx: the request was wrong
     CLIENT_CLOSED = "client_closed"
     SAMPLED_NOT_REPLAYED = "sampled_not_replayed"  # temperature above 0 and the replay coin said no
+    SERVED_BY_REFERENCE = "served_by_reference"  # a staged rollout sent it there, and the replay coin said no
     UNSUPPORTED = "unsupported"  # several prompts, beam search, echo, audio
 
 
@@ -149,6 +154,10 @@ class Ledger(Protocol):
         """An operator's act or a change of state: reset, pause, resume, breaker."""
         ...
 
+    def latest_event(self, kind: str) -> Mapping[str, Any] | None:
+        """The detail of the latest event of a kind; None without one."""
+        ...
+
     def observations(self, epoch: int, after: int = -1) -> Iterator[Observation]:
         """Every row of an epoch past position `after`, in rising position, streamed.
 
@@ -213,5 +222,12 @@ class MonitorView(Protocol):
         """The last position that counts no more: the evidence has begun anew after it, and the ledger says so.
 
         Raises:  LedgerError when that could not be recorded; nothing was reset then.
+        """
+        ...
+
+    async def rollout_act(self, act: str, reason: str) -> Mapping[str, Any]:
+        """Where the staged rollout stands after an operator's act: pause, resume, abort or promote.
+
+        Raises:  RolloutError when there is no rollout, or it does not allow that; LedgerError.
         """
         ...

@@ -11,6 +11,7 @@ from typing import Any
 
 from prometheus_client.core import Metric
 
+from proxy.exchange import Phase
 from proxy.feed import ReceiverCounters
 from proxy.monitor.order import OrderCounts
 from proxy.monitor.prompt_tokens import WORDS
@@ -68,6 +69,8 @@ def state_families(state: Mapping[str, Any]) -> Iterator[Metric]:
     silent = state.get("unreachable")
     arms = {} if silent is None else {(arm,): float(arm not in silent) for arm in ARMS}
     yield gauge("parity_arm_reachable", "1 for an arm that answered when it was last asked what it is.", ("arm",), arms)
+    if isinstance(state.get("rollout"), Mapping):
+        yield from _rollout(state["rollout"])
     for path, name, help in _COUNTERS:
         told = _at(state, path)
         yield counter(name, help, (), {} if told is None else {(): told})
@@ -75,6 +78,14 @@ def state_families(state: Mapping[str, Any]) -> Iterator[Metric]:
     yield _counts(
         state, "feed", FEED_EVENTS, "parity_feed_receiver_events", "What came in from the relays, and what was wrong."
     )
+
+
+def _rollout(rollout: Mapping[str, Any]) -> Iterator[Metric]:
+    share, step = _at(rollout, ("share",)), _at(rollout, ("step",))
+    yield gauge("parity_rollout_share", "Share of the clients that the candidate is to serve.", (), {(): share})
+    yield gauge("parity_rollout_step", "The step of the staged rollout, from 1.", (), {(): step})
+    phase = str(rollout.get("phase"))
+    yield one_of("parity_rollout_phase", "Where the staged rollout stands.", "phase", tuple(Phase), phase)
 
 
 def _counts(state: Mapping[str, Any], key: str, known: tuple[str, ...], name: str, help: str) -> Metric:

@@ -8,6 +8,7 @@ head.py       what may pass, what is refused, what is cut out; pure
 chunked.py    a client's chunked body, read strictly; pure
 refusal.py    what the relay answers in its own name
 capture.py    the tee
+arms.py       which of two engines serves a request, in a staged rollout
 kernel.py     what the system knows of a connection, and how many it allows
 """
 

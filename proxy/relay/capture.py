@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
-from proxy.exchange import Exchange, Headers, LossReason, Lost, Outcome, Sampled
+from proxy.exchange import Exchange, Headers, LossReason, Lost, Outcome, Sampled, ServedBy
 from proxy.feed import FeedSink
 from proxy.metrics import RelayCounters
 from proxy.relay.head import RequestHead, pick_headers
@@ -159,7 +159,14 @@ class Capture:
             self._hold(self._reply, data)
 
     @_guarded
-    def close(self, outcome: Outcome, *, first_byte_s: float | None, ended_s: float) -> None:
+    def close(
+        self,
+        outcome: Outcome,
+        *,
+        first_byte_s: float | None,
+        ended_s: float,
+        served_by: ServedBy = ServedBy.CANDIDATE,
+    ) -> None:
         """Hands the exchange to the feed, which counts it itself when it cannot take it."""
         if self._ended:
             return
@@ -181,6 +188,7 @@ class Capture:
             outcome=outcome,
             first_byte_s=None if first_byte_s is None else first_byte_s - self._started_s,
             duration_s=ended_s - self._started_s,
+            served_by=served_by,
         )
         self._release()
         self._tee.feed.offer(exchange)

@@ -14,8 +14,9 @@ import time
 from math import inf
 from typing import Protocol
 
-from proxy.exchange import Outcome
+from proxy.exchange import Outcome, ServedBy
 from proxy.metrics import route_of
+from proxy.relay.arms import Arms, Spare
 from proxy.relay.candidate import CandidateConnection, ConnectError
 from proxy.relay.capture import Capture
 from proxy.relay.chunked import ChunkedBody
@@ -48,6 +49,8 @@ class Flight:
     _capture: Capture | None = None
     _connecting: asyncio.Task[None] | None = None
     _chunked: ChunkedBody | None = None
+    _served_by = ServedBy.CANDIDATE
+    _spare: Spare | None = None
     _unsent_bytes = _body_bytes = _status = 0
     _rechunk = _undelimited = _close_after = False
     _pending_head = b""
@@ -61,6 +64,7 @@ class Flight:
         self._settings = worker.settings
         self._counters = worker.counters
         self._head = head
+        self._pool = worker.pool
         self._started_s = started_s
         self._write = owner.transport.write
         self._unsent: list[bytes] = []
@@ -73,6 +77,8 @@ class Flight:
     def start(self, rest: bytes) -> None:
         """Goes for a connection; `rest` are the bytes that came with the head."""
         now_s = time.monotonic()  # the head's first byte may be long past
+        if self._worker.arms is not None:
+            self._choose(self._worker.arms)
         if not self.body_whole:
             self._body_deadline_s = now_s + self._settings.body_idle_timeout_s
             if self._head.expects_continue:
@@ -86,14 +92,23 @@ class Flight:
             self.read_body(rest)
             if self.over:
                 return
-        candidate = self._worker.pool.take(now_s)
+        self._go(now_s)
+        if self._chunked is None:
+            self._tee_late(rest[: self._head.length])
+
+    def _choose(self, arms: Arms) -> None:
+        self._served_by = arms.choose(self._head)
+        if self._served_by is ServedBy.REFERENCE:
+            self._pool = arms.reference
+        self._spare = arms.spare(self._served_by)
+
+    def _go(self, now_s: float) -> None:
+        candidate = self._pool.take(now_s)
         if candidate is not None:
             self._attach(candidate, now_s)
         else:
             self._connecting = asyncio.get_running_loop().create_task(self._connect())
             self._bound_unsent()
-        if self._chunked is None:
-            self._tee_late(rest[: self._head.length])
 
     def _tee_late(self, body: bytes) -> None:
         """Opens the capture once the candidate has the request: watching begins when it delays nothing.
@@ -110,10 +125,10 @@ class Flight:
 
     async def _connect(self) -> None:
         try:
-            candidate = await self._worker.pool.connect()
+            candidate = await self._pool.connect()
         except ConnectError as error:
             self._connecting = None
-            self.fail(error.refusal, Outcome.CANDIDATE_FAILED)
+            self.candidate_failed(error.refusal)
         else:
             self._connecting = None
             self._attach(candidate, time.monotonic())
@@ -126,6 +141,8 @@ class Flight:
         if self.upload_paused:
             self.resume_upload()
         candidate.begin(self, to_head_request=head.method == b"HEAD", to_http11=head.http11)
+        if self._spare is not None:
+            self._spare.add(*unsent)
         self._to_candidate(head.forward, *unsent)
         self._sent_s = time.monotonic()
         if self._owner.write_paused:  # the client has not read the reply before this one yet
@@ -166,6 +183,8 @@ class Flight:
         if self._candidate is not None:
             if not self._status:
                 self._first_byte_deadline_s = time.monotonic() + self._settings.first_byte_timeout_s
+            if self._spare is not None:
+                self._spare.add(data)
             self._to_candidate(data)
             return
         self._unsent.append(data)
@@ -210,6 +229,8 @@ class Flight:
         self._first_byte_deadline_s = inf
         self._counters.observe_first_byte(first_byte_s - self._started_s)
         self._status = reply.status
+        if self._spare is not None:
+            self._drop_spare(self._spare)
         http11 = self._head.http11
         close = self._worker.draining or not self._head.keep_alive or not self.body_whole
         ending = b"\r\n\r\n"
@@ -280,7 +301,27 @@ class Flight:
     # endings
 
     def candidate_failed(self, refusal: Refusal) -> None:
-        self.fail(refusal, Outcome.CANDIDATE_FAILED)
+        sent = None if self._spare is None or self.over else self._spare.use(refusal)
+        if sent is None:
+            self.fail(refusal, Outcome.CANDIDATE_FAILED)
+        else:
+            self._counters.errors[refusal.counter] += 1
+            self._fail_over(sent)
+
+    def _fail_over(self, sent: list[bytes]) -> None:
+        """The reference answers instead, once: the client has seen nothing, and its body so far is still here."""
+        assert self._worker.arms is not None, "a spare comes from the arms"
+        now_s = time.monotonic()
+        self._spare = None
+        self._served_by = ServedBy.FAILOVER
+        self._pool = self._worker.arms.reference
+        self._first_byte_deadline_s = inf
+        if self._candidate is not None:
+            self._candidate.release(now_s, reuse=False)
+            self._candidate = None
+        self._unsent = sent + self._unsent
+        self._unsent_bytes = sum(map(len, self._unsent))
+        self._go(now_s)
 
     def fail(self, refusal: Refusal, outcome: Outcome) -> None:
         """It cannot be served: an answer of ours, or a reply that is visibly cut short."""
@@ -302,6 +343,10 @@ class Flight:
             self._counters.client_disconnects += 1
             self._finish(Outcome.CLIENT_CLOSED, 0)
 
+    def _drop_spare(self, spare: Spare) -> None:
+        spare.drop()
+        self._spare = None
+
     def sweep(self, now_s: float) -> None:
         if self._first_byte_deadline_s <= now_s:
             self.fail(Refusal.FIRST_BYTE_TIMEOUT, Outcome.CANDIDATE_FAILED)
@@ -316,13 +361,15 @@ class Flight:
         self._counters.in_flight -= 1
         self._counters.count_request(route_of(self._head.path), status)
         self._unsent = []
+        if self._spare is not None:
+            self._drop_spare(self._spare)
         if self._connecting is not None:
             self._connecting.cancel()
         if self._candidate is not None:
             self._candidate.release(now_s, reuse=outcome is Outcome.COMPLETE and self.body_whole)
             self._candidate = None
         if self._capture is not None:
-            self._capture.close(outcome, first_byte_s=self._first_byte_s, ended_s=now_s)
+            self._capture.close(outcome, first_byte_s=self._first_byte_s, ended_s=now_s, served_by=self._served_by)
             self._capture = None
         return now_s
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from proxy.feed import FeedSink
 from proxy.metrics import RelayCounters
+from proxy.relay.arms import Arms
 from proxy.relay.candidate import CandidatePool
 from proxy.relay.capture import Tee
 from proxy.relay.client import DRAIN_GRACE_S, ClientConnection
@@ -47,7 +48,12 @@ async def serve_relay(
     tee = Tee(settings, worker=worker, feed=feed, counters=counters, salt=salt)
     pool = CandidatePool(settings.candidate.url, relay, tls=candidate_tls)
     raise_open_files(relay)
-    lane = Worker(relay, pool=pool, tee=tee, counters=counters)
+    arms = None
+    if settings.rollout is not None or relay.failover is not None:
+        arms = Arms(settings, (pool, CandidatePool(settings.reference.url, relay)), salt)
+        counters.arms = arms.counters
+        feed.subscribe(arms.follow)
+    lane = Worker(relay, pool=pool, tee=tee, counters=counters, arms=arms)
     tls = _tls_context(relay)
     listening = await _listen(relay.host, relay.port)
     loop = asyncio.get_running_loop()
@@ -74,6 +80,8 @@ async def serve_relay(
         server.close()
         sweeper.stop()
         pool.close()
+        if arms is not None:
+            arms.reference.close()
 
 
 class _Sweeper:

@@ -7,6 +7,7 @@ import logging
 from typing import Protocol
 
 from proxy.metrics import RelayCounters
+from proxy.relay.arms import Arms
 from proxy.relay.candidate import CandidatePool
 from proxy.relay.capture import Tee
 from proxy.settings import RelaySettings
@@ -25,9 +26,19 @@ class Member(Protocol):
 class Worker:
     """One per process and event loop."""
 
-    def __init__(self, settings: RelaySettings, *, pool: CandidatePool, tee: Tee, counters: RelayCounters) -> None:
+    def __init__(
+        self,
+        settings: RelaySettings,
+        *,
+        pool: CandidatePool,
+        tee: Tee,
+        counters: RelayCounters,
+        arms: Arms | None = None,
+    ) -> None:
+        """`arms` where the reference may serve too; else everything goes to `pool`."""
         self.settings = settings
         self.pool = pool
+        self.arms = arms
         self.tee = tee
         self.counters = counters
         self.allow_paths = frozenset(path.encode() for path in settings.allow_paths)
@@ -60,6 +71,8 @@ class Worker:
             except Exception:  # noqa: BLE001  one connection's fault must not end the time limits of all others
                 _log.exception("the time limits of a connection could not be applied")
         self.pool.sweep(now_s)
+        if self.arms is not None:
+            self.arms.sweep(now_s)
 
     async def drain(self, timeout_s: float) -> None:
         """Lets what is in flight end, then closes the rest."""
@@ -73,3 +86,5 @@ class Worker:
             for member in tuple(self._members):
                 member.abort()
         self.pool.close()
+        if self.arms is not None:
+            self.arms.reference.close()

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from tests.bench import diagnosis_confusion, emulator_speed, evidence_simulation, ledger_fold, rss_stalled_reference
+from tests.bench import (
+    diagnosis_confusion,
+    emulator_speed,
+    evidence_simulation,
+    ledger_fold,
+    relay_arms,
+    rss_stalled_reference,
+)
 
 BENCHES = (
     rss_stalled_reference.main,
@@ -12,6 +19,7 @@ BENCHES = (
     ledger_fold.main,
     diagnosis_confusion.main,
     emulator_speed.main,
+    relay_arms.main,
 )
 
 if __name__ == "__main__":

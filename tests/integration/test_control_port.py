@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 import pytest
 
-from proxy.errors import LedgerError, SettingsError
+from proxy.errors import LedgerError, RolloutError, SettingsError
 from proxy.monitor.control import create_control_app, serve_control
 from proxy.monitor.exposition import ParityMetrics
 from proxy.monitor.rows import LedgerRow, PairBodies, ScoreRow
@@ -185,6 +185,8 @@ async def test_with_a_token_everything_but_health_needs_it(tmp_path: Path) -> No
                 assert (await rig.client.get(path, headers={"authorization": given})).status_code == 200
         assert (await rig.client.post("/mirror/pause")).status_code == 401
         assert (await rig.client.post("/gate/reset")).status_code == 401
+        assert (await rig.client.post("/rollout/promote")).status_code == 401
+        assert rig.view.acts == []
         assert not rig.view.paused
         assert rig.view.resets == []
 
@@ -220,7 +222,7 @@ async def test_another_site_changes_nothing(tmp_path: Path, headers: dict[str, s
     async with control_port(tmp_path, token=token) as rig:
         if token:
             rig.client.headers["authorization"] = f"Bearer {token}"
-        for path in ("/mirror/pause", "/gate/reset"):
+        for path in ("/mirror/pause", "/gate/reset", "/rollout/promote"):
             answer = await rig.client.post(path, headers=headers)
             assert answer.status_code == (421 if "host" in headers and not token else 403)
         assert not rig.view.paused
@@ -383,3 +385,17 @@ async def test_many_readers_at_once(tmp_path: Path) -> None:
             return {(await rig.client.get(path)).status_code for path in EVERY_GET}
 
         assert set().union(*await asyncio.gather(*(read(rig) for _ in range(10)))) == {200}
+
+
+async def test_the_rollout_is_acted_on_with_a_reason(tmp_path: Path) -> None:
+    async with control_port(tmp_path) as rig:
+        answer = await rig.client.post("/rollout/abort", json={"reason": "too hot"})
+        assert (answer.status_code, answer.json()) == (200, {"phase": "paused"})
+        assert (await rig.client.post("/rollout/promote")).status_code == 200
+        assert (await rig.client.post("/rollout/resume", headers=BROWSER)).status_code == 303
+        assert (await rig.client.post("/rollout/skip")).status_code == 422
+        assert (await rig.client.post("/rollout/pause", content=b"{")).status_code == 422
+        assert rig.view.acts == [("abort", "too hot"), ("promote", ""), ("resume", "")]
+        rig.view.broken = RolloutError("the rollout is failed and does not take promote")
+        answer = await rig.client.post("/rollout/promote")
+        assert (answer.status_code, answer.json()) == (409, {"error": str(rig.view.broken)})

@@ -19,7 +19,7 @@ import pytest
 import uvloop
 
 from proxy.errors import FeedError
-from proxy.exchange import Exchange, LossReason, Lost, Outcome, RelayEvent, Sampled
+from proxy.exchange import Exchange, LossReason, Lost, Order, Outcome, Phase, RelayEvent, Sampled
 from proxy.feed import UnixFeedReceiver, UnixFeedSender, max_frame_bytes, wire
 from proxy.feed import receiver as receiver_room
 from proxy.settings import FeedSettings
@@ -526,5 +526,80 @@ def test_a_closed_feed_drops_and_counts(run: Run, path: Path) -> None:
         assert not link.offer(exchange(2))
         assert link.counters.dropped == {LossReason.FEED_DOWN: 2}
         await link.aclose(1)
+
+    run(main())
+
+
+def test_orders_reach_every_worker_in_turn_with_the_acknowledgements(run: Run, path: Path) -> None:
+    async def main() -> None:
+        monitor = Monitor(path)
+        async with monitor.up() as receiver, sender(settings(path)) as link:
+            heard: list[Order] = []
+            link.subscribe(heard.append)
+            await until(lambda: link.connected and monitor.workers != [])
+            said = [Order(n / 100, Phase.STEPPING, 1) for n in range(100)]
+            for number, order in enumerate(said):
+                link.offer(exchange(number))
+                receiver.order(order)
+                if number % 10 == 0:
+                    await until(lambda number=number: link.counters.sent > number)  # type: ignore[misc]
+            await until(lambda: link.counters.sent == 100 and len(heard) == 100)
+            assert heard == said
+
+    run(main())
+
+
+def test_a_worker_that_comes_later_hears_the_order_that_holds(run: Run, path: Path) -> None:
+    async def main() -> None:
+        heard: list[Order] = []
+        order = Order(0.25, Phase.PAUSED, 2)
+        async with sender(settings(path)) as link:
+            link.subscribe(heard.append)
+            for _ in range(2):  # and again from the next monitor
+                monitor = Monitor(path)
+                async with monitor.up() as receiver:
+                    receiver.order(order)
+                    await until(lambda: bool(heard))
+                assert heard == [order]
+                heard.clear()
+
+    run(main())
+
+
+def test_an_order_that_cannot_be_read_breaks_that_connection_only(run: Run, path: Path) -> None:
+    async def main() -> None:
+        connections = 0
+
+        async def liar(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal connections
+            connections += 1
+            writer.write(b"\xff" * wire.ACK.size)
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
+            writer.close()
+
+        server = await asyncio.start_unix_server(liar, str(path))
+        heard: list[Order] = []
+        async with sender(settings(path)) as link:
+            link.subscribe(heard.append)
+            await until(lambda: connections >= 2)
+            server.close()
+            await server.wait_closed()
+        assert heard == []
+
+    run(main())
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_closing_at_the_moment_at_which_the_connection_ends_returns(run: Run, path: Path, turns: int) -> None:
+    async def main() -> None:
+        async with Monitor(path).up(), sender(settings(path)) as link:
+            await until(lambda: link.connected)
+            assert link._link is not None
+            link._link.lost.set()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            async with asyncio.timeout(5.0):
+                await link.aclose(0.0)
 
     run(main())

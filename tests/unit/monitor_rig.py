@@ -222,6 +222,9 @@ class MemoryLedger:
         self._writable()
         self.events.append((kind, detail))
 
+    def latest_event(self, kind: str) -> Mapping[str, Any] | None:
+        return next((detail for told, detail in reversed(self.events) if told == kind), None)
+
     def observations(self, epoch: int, after: int = -1) -> Iterator[Observation]:
         if after < self.pruned_through:
             raise LedgerError("rows were pruned")

@@ -134,6 +134,7 @@ class FixedView:
         self.paused = False
         self.broken: Exception | None = None
         self.resets: list[str] = []
+        self.acts: list[tuple[str, str]] = []
 
     def verdict(self) -> Verdict:
         if self.broken is not None:
@@ -162,3 +163,9 @@ class FixedView:
             raise self.broken
         self.resets.append(reason)
         return 41
+
+    async def rollout_act(self, act: str, reason: str) -> Mapping[str, Any]:
+        if self.broken is not None:
+            raise self.broken
+        self.acts.append((act, reason))
+        return {"phase": "paused"}

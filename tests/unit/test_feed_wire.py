@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import FeedError
-from proxy.exchange import Exchange, LossReason, Lost, Outcome, Sampled
+from proxy.exchange import Exchange, LossReason, Lost, Order, Outcome, Phase, Sampled, ServedBy
 from proxy.feed import wire
 from proxy.settings import FeedSettings
 
@@ -37,6 +37,10 @@ exchanges = st.builds(
     outcome=st.sampled_from(Outcome),
     first_byte_s=st.none() | numbers,
     duration_s=numbers,
+    served_by=st.sampled_from(ServedBy),
+)
+orders = st.builds(
+    Order, st.integers(0, 1_000_000).map(lambda n: n / 1_000_000), st.sampled_from(Phase), st.integers(0, 255)
 )
 hellos = st.builds(wire.Hello, texts, st.integers(0, 2**32 - 1))
 stats = st.builds(wire.Stats, st.dictionaries(st.text(max_size=9), st.integers(-(2**53), 2**53) | st.text(max_size=9)))
@@ -130,7 +134,7 @@ def test_a_hello_of_another_protocol_names_both() -> None:
     frame[5:9] = struct.pack("!I", 7)
     reader = wire.FrameReader(BOUND)
     reader.feed(bytes(frame))
-    with pytest.raises(FeedError, match="protocol 7, this monitor 1"):
+    with pytest.raises(FeedError, match="protocol 7, this monitor 2"):
         reader.next()
 
 
@@ -164,3 +168,21 @@ def test_the_frame_bound_follows_the_capture_bounds() -> None:
     body, reply = b"q" * 1000, b"r" * 500
     exchange = Exchange("i", "w", 1, 0.0, "POST", "/", (), body, 200, (), reply, Outcome.COMPLETE, None, 1.0)
     assert len(framed(exchange)) < wire.max_frame_bytes(settings)
+
+
+@given(st.lists(st.integers(0, 2**63 - 1) | orders, max_size=9))
+def test_what_the_monitor_says_is_read_as_it_was_said(said: list[int | Order]) -> None:
+    words = b"".join(wire.ACK.pack(word) if isinstance(word, int) else wire.encode_order(word) for word in said)
+    assert len(words) == wire.ACK.size * len(said)
+    assert list(wire.decode_words(words)) == said
+
+
+@pytest.mark.parametrize("word", ["8105010000000000", "8009010000000000", "80000100000f4241", "ffffffffffffffff"])
+def test_a_word_that_is_neither_is_refused(word: str) -> None:
+    with pytest.raises(FeedError):
+        list(wire.decode_words(bytes.fromhex(word)))
+
+
+def test_an_order_past_its_field_is_refused() -> None:
+    with pytest.raises(FeedError):
+        wire.encode_order(Order(0.5, Phase.STEPPING, 256))

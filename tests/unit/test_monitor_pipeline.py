@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from backends.base import BackendUnavailable, Reply
-from proxy.errors import LedgerError
-from proxy.exchange import LossReason, Lost, Outcome
-from proxy.monitor import pipeline
+from proxy.errors import LedgerError, RolloutError
+from proxy.exchange import LossReason, Lost, Order, Outcome, Phase
+from proxy.monitor import pipeline, rollout
 from proxy.monitor.pipeline import Monitor
-from proxy.settings import Settings
+from proxy.settings import RolloutSettings, Settings, StepSettings
 from scorers.catalogue import scorers
 from scorers.judge import Budget, EvidenceState, GateRules, start
 from scorers.records import Reason
@@ -565,3 +565,37 @@ async def test_another_limit_is_another_epoch_and_says_so(monkeypatch: pytest.Mo
     ]
     async with running(ledger=ledger) as rig:
         assert rig.monitor.state()["epoch"] == 2
+
+
+STEPS = RolloutSettings(steps=(StepSettings(share=0.25, pairs=1_000_000), StepSettings(share=1.0)))
+
+
+@pytest.mark.asyncio
+async def test_a_fail_returns_to_the_reference_with_the_row_that_brought_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollout, "TICK_S", 3600.0)  # the clock does nothing here
+    orders: list[Order] = []
+    of = settings().model_copy(update={"rollout": STEPS})
+    async with running(of, candidate=same, reference=lambda path, body: ok(tool_reply("weather", city="Oslo"))) as rig:
+        rig.monitor.attach_feed(dict, orders.append)
+        for number in range(60):
+            rig.send(mark(number), exchange(number, request=TOOLS, reply=tool_reply("weather", city="Paris")))
+        await until(lambda: rig.monitor.verdict().state == "fail")
+        await until(lambda: orders and orders[-1] == Order(0.0, Phase.FAILED, 1))
+        assert rig.monitor.state()["rollout"]["phase"] == "failed"
+        await until(lambda: (rig.ledger.latest_event("rollout") or {}).get("phase") == "failed")
+        position = await rig.monitor.reset("repaired")
+        assert position >= 0
+        assert orders[-1] == Order(0.25, Phase.STEPPING, 1)
+
+
+@pytest.mark.asyncio
+async def test_without_a_rollout_no_act_is_taken_and_no_order_given() -> None:
+    orders: list[Order] = []
+    async with running() as rig:
+        rig.monitor.attach_feed(dict, orders.append)
+        rig.send(mark(0), exchange(0))
+        await rig.rows(1)
+        with pytest.raises(RolloutError):
+            await rig.monitor.rollout_act("abort", "")
+        assert "rollout" not in rig.monitor.state()
+    assert orders == []

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from proxy.exchange import Outcome
+from proxy.exchange import Outcome, ServedBy
 from proxy.monitor.plan import Coins, Plan, Tosser, TurnedAway, estimated_tokens, plan, seed_of
 from scorers.records import Reason
 from tests.unit.monitor_rig import chat_reply, chat_request, exchange, settings
@@ -198,3 +198,31 @@ def test_no_teacher_forcing_on_a_reference_that_does_not_allow_it() -> None:
 def test_seeds_fit_every_engine_and_differ_by_run() -> None:
     assert {0 <= seed_of(f"id-{n}", "first") < 1 << 31 for n in range(200)} == {True}
     assert seed_of("id", "first") != seed_of("id", "second")
+
+
+def test_what_the_reference_served_is_replayed_on_both_arms_or_says_nothing() -> None:
+    made = planned(ALL, served_by=ServedBy.REFERENCE)
+    assert (made.served, made.failed, made.refused) == (None, None, 0)
+    assert made.replay is not None
+    assert orjson.loads(made.replay.body)["max_tokens"] == settings().mirror.max_replay_tokens
+    turned = plan(exchange(0, served_by=ServedBy.REFERENCE), NONE, settings())
+    assert isinstance(turned, TurnedAway)
+    assert (turned.reason, turned.request is not None) == ("served_by_reference", True)
+
+
+@pytest.mark.parametrize("more", [{"status": 500}, {"status": 0, "outcome": Outcome.CANDIDATE_FAILED}])
+def test_a_reference_that_failed_its_client_is_no_failure_of_the_candidate(more: dict[str, Any]) -> None:
+    made = planned(ALL, served_by=ServedBy.REFERENCE, **more)
+    assert (made.failed, made.replay is not None) == (None, True)
+
+
+def test_a_request_that_failed_over_is_a_failure_of_the_candidate() -> None:
+    made = planned(ALL, served_by=ServedBy.FAILOVER)
+    assert (made.failed, made.served) == (Reason.CANDIDATE_ERROR, None)
+
+
+@pytest.mark.parametrize("arm", [ServedBy.REFERENCE, ServedBy.FAILOVER])
+def test_what_the_reference_itself_refused_was_the_clients_error(arm: ServedBy) -> None:
+    turned = plan(exchange(0, served_by=arm, status=400), ALL, settings())
+    assert isinstance(turned, TurnedAway)
+    assert turned.reason == "client_error"

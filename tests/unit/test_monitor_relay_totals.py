@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.exchange import LossReason
-from proxy.metrics import RelayCounters
+from proxy.metrics import ArmCounters, RelayCounters
 from proxy.monitor.relay_totals import MAX_GONE, RelayTotals
 
 
@@ -165,3 +165,23 @@ def test_every_drop_of_the_feed_is_told_by_its_reason() -> None:
         assert figure(totals, "parity_feed_dropped_total", {"reason": reason}) == count
     for key in ("dropped_marks", "notices", "notices_dropped", "connections"):
         assert figure(totals, f"parity_feed_{key}_total") == counts[key]
+
+
+def test_two_engines_are_told_apart_and_the_share_is_the_largest_of_those_connected() -> None:
+    totals = RelayTotals()
+    totals.connection("0-1", True)
+    totals.stats("0-1", snapshot(3))
+    assert not [family.name for family in totals.families() if "arm" in family.name or "rollout" in family.name]
+    for worker, share in (("0-1", 0.25), ("1-2", 0.0), ("2-3", 1.0)):
+        arms = ArmCounters()
+        arms.candidate, arms.reference, arms.share, arms.silences = 3, 4, share, 1
+        arms.failovers["cut"] = 2
+        totals.connection(worker, True)
+        totals.stats(worker, {**snapshot(7), "arms": arms.snapshot()})
+    totals.connection("2-3", False)
+    assert figure(totals, "parity_relay_arm_requests_total", {"arm": "candidate"}) == 9
+    assert figure(totals, "parity_relay_arm_requests_total", {"arm": "reference"}) == 12
+    assert figure(totals, "parity_relay_failovers_total", {"kind": "cut"}) == 6
+    assert figure(totals, "parity_relay_failovers_total", {"kind": "connect"}) == 0
+    assert figure(totals, "parity_relay_rollout_silences_total") == 3
+    assert figure(totals, "parity_relay_rollout_share_max") == 0.25

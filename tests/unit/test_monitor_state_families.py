@@ -104,3 +104,12 @@ def test_what_the_state_does_not_tell_has_no_series() -> None:
     assert series({"queue": "strange", "order": None, "paused": None, "feed": {"events": "x"}}) == {
         ("parity_breaker", state): 0.0 for state in ("closed", "open", "half_open")
     }
+
+
+def test_a_rollout_shows_where_it_stands_and_only_when_there_is_one() -> None:
+    assert not [name for name, _ in series(FixedView().state()) if "rollout" in name]
+    got = series({"rollout": {"share": 0.25, "step": 2, "phase": "stepping"}})
+    assert (got["parity_rollout_share", ""], got["parity_rollout_step", ""]) == (0.25, 2)
+    phases = {phase: value for (name, phase), value in got.items() if name == "parity_rollout_phase"}
+    assert phases == {"stepping": 1, "paused": 0, "promoted": 0, "failed": 0, "aborted": 0}
+    assert ("parity_rollout_share", "") not in series({"rollout": {}})  # while the ledger is being read

@@ -66,6 +66,13 @@ def test_the_smallest_file_is_enough() -> None:
         ('[mirror]\nforward_headers = ["X-Session-Token"]', "credentials"),
         ('[mirror]\nforward_headers = ["X-Request-Id"]', "never sent"),
         ('[relay]\nallow_paths = ["health"]', 'must start with "/"'),
+        ('[relay]\nfailover = "other"', "relay.failover"),
+        ("[rollout]\nstiky = []", 'rollout.stiky: unknown key (did you mean "sticky"?)'),
+        ('[rollout]\nsticky = ["a b"]', "is no header's name"),
+        ("[rollout]\nsteps = [{share = 1.0}]", "rollout.steps: it has 1 of them"),
+        ("[rollout]\nsteps = [{share = 0.05}, {share = 0.25}]", "let them rise from step to step, up to 1.0"),
+        ("[rollout]\nsteps = [{share = 0.25}, {share = 0.05}, {share = 1.0}]", "let them rise"),
+        ("[rollout]\nsteps = [{share = 0.05, pair = 3}, {share = 1.0}]", "rollout.steps.0.pair: unknown key"),
     ],
 )
 def test_a_mistake_is_named_with_its_fix(addition: str, expected: str) -> None:
@@ -80,6 +87,11 @@ def test_a_mistake_is_named_with_its_fix(addition: str, expected: str) -> None:
         (MINIMAL.replace("critical = true", ""), "no critical budget"),
         (MINIMAL.replace("tool_call_mismatch", "logprob_kl"), "can roll back but not promote"),
         (MINIMAL.replace("8002", "8001"), "reference.url"),
+        (MINIMAL.replace('8002"', '8002"\nmodel = "bf16"') + "[rollout]", "rollout: the reference then serves clients"),
+        (
+            MINIMAL.replace('8002"', '8002"\nmodel = "bf16"') + '[relay]\nfailover = "reference"',
+            "relay.failover: the ref",
+        ),
         (MINIMAL.replace("limit = 0.03", "limit = 1.0"), "budgets.tool_call_mismatch.limit"),
         (MINIMAL.replace("limit = 0.03", ""), "budgets.tool_call_mismatch.limit: missing"),
         (MINIMAL.replace("http://127.0.0.1:8001", "http://127.0.0.1:8001/v1"), "without /v1"),
@@ -142,3 +154,15 @@ def test_no_header_is_allowed_that_would_never_be_sent() -> None:
     for name in (*shape._REFUSED_HEADERS, *(f"x-{part}-y" for part in shape._REFUSED_IN_NAME)):
         assert problems(MINIMAL + f'[mirror]\nforward_headers = ["{name}"]'), name
     assert parse(MINIMAL + '[mirror]\nforward_headers = ["X-Tenant"]').mirror.forward_headers == ("x-tenant",)
+
+
+def test_a_rollout_is_off_unless_its_table_is_there_and_has_steps_of_its_own() -> None:
+    assert parse(MINIMAL).rollout is None
+    rollout = parse(MINIMAL + "[rollout]").rollout
+    assert rollout is not None
+    assert [step.share for step in rollout.steps] == [0.05, 0.25, 1.0]
+    given = parse(
+        MINIMAL + '[rollout]\nsticky = ["X-Session"]\nsteps = [{share = 0.0, pairs = 3}, {share = 1.0}]'
+    ).rollout
+    assert given is not None
+    assert (given.sticky, given.steps[0].share, given.steps[0].pairs) == (("x-session",), 0.0, 3)
