@@ -87,16 +87,16 @@ late_after_s = 240.0
 recipe = "demo"
 look_interval_s = 1.0
 [budgets.copy_recall_loss]
-limit = 0.1
-slack = 0.15
+limit = 0.15
+slack = 0.2
 critical = true
 strata = ["length"]
 [budgets.tool_call_mismatch]
 limit = 0.2
-slack = 0.15
+slack = 0.2
 critical = true
 [budgets.logprob_kl]
-limit = 0.1
+limit = 0.15
 """
 
 

@@ -18,8 +18,8 @@ Body: TypeAlias = dict[str, Any]
 
 TOOLS = ("tool_one", "tool_one", "tool_parallel", "tool_none", "tool_result")
 TALK = ("chat", "arithmetic")
-SHORT_FACTS = (32, 44)  # about 900 to 1,200 tokens
-LONG_FACTS = (75, 120)  # about 2,000 to 3,300 tokens: where a coarse KV cache loses facts first (docs/damage.md)
+SHORT_FACTS = (20, 28)  # about 600 to 800 tokens
+LONG_FACTS = (75, 110)  # about 2,000 to 3,000 tokens: where a coarse KV cache loses facts first
 SHARES = (("tools", 0.3), ("short_facts", 0.25), ("long_facts", 0.25), ("talk", 0.2))  # *choice*
 GREEDY = 0.9  # *choice*: nearly all are compared as served
 STREAMED = 0.5  # *choice*
