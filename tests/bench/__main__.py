@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 
 from tests.bench import emulator_speed, evidence_simulation, rss_stalled_reference
+from tests.bench.damage import command as damage
 
-BENCHES = (rss_stalled_reference.main, evidence_simulation.main, emulator_speed.main)
+BENCHES = (rss_stalled_reference.main, evidence_simulation.main, emulator_speed.main, damage.main)
 
 if __name__ == "__main__":
     sys.exit(max(bench([]) for bench in BENCHES))

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from tests.e2e.w4a16 import unpacked
 SAME = 198  # of 200: issue 4's 99 %
 TEXTS = 30  # *choice*: 14,000 tokens, whose mean KL stands to a few percent
 LIKELY = -8.0  # nats: rarer tokens decide nothing, and the engines list different ones of them
-NO_WORSE = 1.1  # *choice*: as near to vLLM as transformers is, with room for another machine's kernels
+NEARER = 0.8  # *choice*: the medians' ratio is 0.65; with the norms' or the residual's rounding elsewhere 0.9 and more
 _FIGURES: dict[str, Any] = {}
 
 
@@ -130,7 +129,7 @@ def test_logprobs_are_as_near_to_vllms_as_those_of_transformers(
     transformers_say: tuple[list[Floats], list[Floats]],
 ) -> None:
     """BF16 rounding, defined by what two engines of the same weights differ by: the emulator is no farther from vLLM
-    than transformers is, in the median, the mean and the last percent."""
+    than transformers is, in the mean and the last percent, and nearer in the median: it rounds where vLLM rounds."""
     lists = vllm_lists["reference"]
     ours, theirs = (
         Gaps.of([pair for one, step in zip(side, lists, strict=True) for pair in agreement.lists_at(one, step)])
@@ -138,9 +137,9 @@ def test_logprobs_are_as_near_to_vllms_as_those_of_transformers(
     )
     _FIGURES["logprob_gaps_to_vllm"] = {"emulator": ours.__dict__, "transformers": theirs.__dict__}
     assert ours.count > 50_000
-    assert ours.median <= NO_WORSE * theirs.median
-    assert ours.mean <= NO_WORSE * theirs.mean
-    assert ours.p99 <= NO_WORSE * theirs.p99
+    assert ours.median <= NEARER * theirs.median
+    assert ours.mean <= theirs.mean
+    assert ours.p99 <= theirs.p99
 
 
 def test_the_weights_are_llm_compressors(engines: dict[str, Engine]) -> None:
