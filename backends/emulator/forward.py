@@ -1,8 +1,10 @@
 """Tokens in, logits out. Rounds to BF16 where an engine stores BF16; sums in float32.
 
-The points of rounding are vLLM's CPU and CUDA kernels': after each linear layer, each norm (once, weight included), the
-rotary embedding, attention, the gated product and each addition to the residual. transformers rounds a few of these
-once more. Decoding multiplies each sequence by itself, so a reply never depends on what else runs.
+The points of rounding are those of vLLM 0.32 on the CPU: after each linear layer, the rotary embedding (once),
+attention (its weights stay float32), silu and its product (each), each norm before its weight and after it, each
+addition to the residual; the norm that follows an addition reads the sum before that rounding (`ir/ops/layernorm.py`).
+transformers rounds the products in the rotary embedding too, and normalises the rounded sum. Decoding multiplies each
+sequence by itself, so a reply never depends on what else runs.
 
 Shapes:  x is (sequences, positions, hidden): many sequences with one position each, or one with many.
 """
@@ -58,12 +60,12 @@ class Forward:
         with np.errstate(over="ignore", under="ignore"):  # a gate far below zero overflows exp and becomes 0, rightly
             for number, layer in enumerate(self.network.layers):
                 for_qkv, for_output, for_gate_up, for_down = layer.round_inputs
-                y = self._norm(x, layer.before_attention)
+                y = self._norm(x, layer.before_attention)  # x: a sum not yet rounded, as the norms read it
                 y = self._attend(number, layer, for_qkv(y) if for_qkv else y, turns, slots)
-                x = _held(x + _held((for_output(y) if for_output else y) @ layer.output))
-                y = self._norm(x, layer.before_mlp)
+                total = _held(x) + _held((for_output(y) if for_output else y) @ layer.output)
+                y = self._norm(total, layer.before_mlp)
                 y = _gated(_held((for_gate_up(y) if for_gate_up else y) @ layer.gate_up))
-                x = _held(x + _held((for_down(y) if for_down else y) @ layer.down))
+                x = _held(total) + _held((for_down(y) if for_down else y) @ layer.down)
             return self._norm(x, self.network.norm)
 
     def _attend(
@@ -111,7 +113,7 @@ class Forward:
         size = np.vecdot(x, x) * np.float32(1 / x.shape[-1])
         size += self._epsilon
         np.sqrt(size, out=size)
-        y = x / size[..., None]
+        y = _held(x / size[..., None])
         y *= weight
         return _held(y)
 
@@ -142,6 +144,6 @@ def _gated(x: Floats) -> Floats:
     gate = x[..., :half]
     y = np.exp(-gate)
     y += 1
-    np.divide(gate, y, out=y)
+    y = _held(np.divide(gate, y, out=y))
     y *= x[..., half:]
     return _held(y)

@@ -63,7 +63,7 @@ class Vocabulary:
             text = self._template.render(
                 **(given if isinstance(given, dict) else {}),
                 messages=[_readable(message) for message in messages],
-                tools=list(tools) or None,
+                tools=[_shown(tool) for tool in tools] or None,
                 add_generation_prompt=body.get("add_generation_prompt", True) is not False,
             )
         except (jinja2.TemplateError, TypeError, KeyError) as error:
@@ -132,6 +132,19 @@ def _readable(message: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(calls, list) and calls:
         readable["tool_calls"] = [_readable_call(call) for call in calls]
     return readable
+
+
+def _shown(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool as templates get to see it: known fields in a fixed order, null for what is not said.
+
+    Source: vLLM 0.32 `entrypoints/generate/base/protocol.py: FunctionDefinition`.
+    """
+    function = tool.get("function")
+    if not isinstance(function, Mapping):
+        raise Refused(400, "A tool needs a function.", param="tools")
+    said = {name: function.get(name) for name in ("name", "description", "parameters")}
+    said |= {name: function[name] for name in ("strict", "defer_loading") if function.get(name) is not None}
+    return {"type": "function", "function": said}
 
 
 def _readable_call(call: object) -> dict[str, Any]:

@@ -1,6 +1,8 @@
-"""A weight matrix as a recipe stores it: rounded to nearest, and back to float32 on the exact grid.
+"""A weight matrix as a recipe stores it: rounded to nearest, and back to float32.
 
-Scales are BF16 and the quotient is BF16, as where llm-compressor's round-to-nearest works on a BF16 checkpoint.
+Scales are BF16 and the quotient is BF16, as where llm-compressor's round-to-nearest works on a BF16 checkpoint. Groups
+come back as BF16, because kernels unpack them to that before they multiply; the scale of a whole channel or tensor is
+applied to the sum instead, and stays exact.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ def stored(matrix: Floats, recipe: Weights) -> Floats:
     if recipe.format == "nvfp4":
         return _nvfp4(matrix, recipe)
     if recipe.per == "group":
-        return _grouped(matrix, recipe.size, recipe, lambda groups: _scaled(groups, recipe.format, -1))
+        return _grouped(matrix, recipe.size, recipe, lambda groups: bf16(_scaled(groups, recipe.format, -1)))
     return _scaled(matrix, recipe.format, None if recipe.per == "tensor" else -1)
 
 

@@ -12,6 +12,7 @@ from tests.bench import (
     relay_arms,
     rss_stalled_reference,
 )
+from tests.bench.damage import command as damage
 
 BENCHES = (
     rss_stalled_reference.main,
@@ -20,6 +21,7 @@ BENCHES = (
     diagnosis_confusion.main,
     emulator_speed.main,
     relay_arms.main,
+    damage.main,
 )
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def slow_logits(config: dict[str, Any], ids: list[int], frequencies: tuple[float
     heads, kv_heads, head = config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]
 
     def norm(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        return bf16(x / math.sqrt(sum(one * one for one in x) / len(x) + config["rms_norm_eps"]) * weight)
+        return bf16(bf16(x / math.sqrt(sum(one * one for one in x) / len(x) + config["rms_norm_eps"])) * weight)
 
     def turn(x: np.ndarray, position: int) -> np.ndarray:
         out, half = np.empty(head), head // 2
@@ -61,11 +61,11 @@ def slow_logits(config: dict[str, Any], ids: list[int], frequencies: tuple[float
                 scores = [float(query @ past[group]) / math.sqrt(head) for past in keys]
                 odds = [math.exp(one - max(scores)) for one in scores]
                 seen.append(sum(odd * past[group] for odd, past in zip(odds, values, strict=True)) / sum(odds))
-            x = bf16(x + bf16(w[f"{at}.self_attn.o_proj.weight"] @ bf16(np.concatenate(seen))))
+            x = bf16(x) + bf16(w[f"{at}.self_attn.o_proj.weight"] @ bf16(np.concatenate(seen)))
             y = norm(x, w[f"{at}.post_attention_layernorm.weight"])
             gate, up = (bf16(w[f"{at}.mlp.{one}_proj.weight"] @ y) for one in ("gate", "up"))
-            y = bf16(np.array([g / (1 + math.exp(-g)) * u for g, u in zip(gate, up, strict=True)]))
-            xs[position] = bf16(x + bf16(w[f"{at}.mlp.down_proj.weight"] @ y))
+            y = bf16(bf16(np.array([g / (1 + math.exp(-g)) for g in gate])) * up)
+            xs[position] = bf16(x) + bf16(w[f"{at}.mlp.down_proj.weight"] @ y)  # a norm reads it before it is rounded
     out = w["lm_head.weight" if "lm_head.weight" in w else "model.embed_tokens.weight"]
     return bf16(out @ norm(xs[-1], w["model.norm.weight"]))
 
@@ -94,9 +94,9 @@ def test_it_is_the_model_that_the_config_describes(tmp_path: Path, config: dict[
     network = load(directory, parsed("bf16"))
     wanted = slow_logits(config, IDS, read_shape(directory).rope_frequencies)
     got = filled(Forward(network), slot_of(Arena(network.shape)), IDS)
-    # Sums in float32 and float64 round to neighbours in BF16 now and then; a wrong model is off by whole units.
-    assert float(np.abs(got - wanted).max()) < 0.02 * float(np.abs(wanted).max())
-    assert got.argmax() == wanted.argmax()
+    # Sums in float32 and float64 round to neighbours in BF16 now and then. One point of rounding more or less, and only
+    # some 8 to 25 % of the logits are equal.
+    assert (got == wanted).mean() > 0.9
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,19 @@ def test_parts_are_text_and_calls_are_parsed() -> None:
     assert "<tool_response>42</tool_response>" in said
 
 
+def test_tools_are_shown_as_vllm_shows_them() -> None:
+    """Null where nothing is said, known fields alone, in vLLM's order."""
+    bare = {"function": {"parameters": {}, "name": "f", "strict": None, "extra": 1}, "other": 2}
+    full = {"type": "function", "function": {"strict": True, "description": "d", "name": "g", "parameters": {"a": 1}}}
+    shown = (
+        '{"type": "function", "function": {"name": "f", "description": null, "parameters": {}}}\n'
+        '{"type": "function", "function": {"name": "g", "description": "d", "parameters": {"a": 1}, "strict": true}}\n'
+    )
+    assert f"<tools>\n{shown}</tools>" in chat({"role": "user", "content": "x"}, tools=[bare, full])
+    with pytest.raises(Refused):
+        chat({"role": "user", "content": "x"}, tools=[{"name": "f"}])
+
+
 @pytest.mark.parametrize("kind", ["tool_one", "tool_result", "needle_list"])
 def test_the_shared_requests_fit(kind: str) -> None:
     for one in requests(3, "heldout", 5, (kind,)):
