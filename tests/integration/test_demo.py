@@ -16,7 +16,7 @@ import pytest
 
 from proxy.monitor.ledger_reader import open_read_only
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 NEEDED = {"none": 300, "tool_calls": 250, "logprobs": 80, "recall": 350}
 NAMED = {"tool_calls": "tool_call_mismatch", "logprobs": "logprob_tv", "recall": "copy_recall_loss"}
@@ -24,9 +24,9 @@ NAMED = {"tool_calls": "tool_call_mismatch", "logprobs": "logprob_tv", "recall":
 AXES = {"tool_calls": "weights", "logprobs": "weights", "recall": "kv_cache"}
 
 
-def demo(fault: str, ledger: Path) -> dict[str, Any]:
-    words = ["demo", "--once", "--json", "--fault", fault, "--requests", str(NEEDED[fault]), "--ledger", str(ledger)]
-    done = subprocess.run([sys.executable, "-m", "proxy.cli", *words], capture_output=True, timeout=280, check=False)
+def demo(ledger: Path, *words: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "proxy.cli", "demo", "--once", "--json", "--ledger", str(ledger), *words]
+    done = subprocess.run(command, capture_output=True, timeout=880, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     answer: dict[str, Any] = orjson.loads(done.stdout)
     return answer
@@ -34,7 +34,7 @@ def demo(fault: str, ledger: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("fault", list(NEEDED))
 def test_the_verdict_follows_the_fault(fault: str, tmp_path: Path) -> None:
-    answer = demo(fault, tmp_path / "ledger.sqlite")
+    answer = demo(tmp_path / "ledger.sqlite", "--fault", fault, "--requests", str(NEEDED[fault]))
     assert answer["requests"] == NEEDED[fault]
     assert (answer["client_errors"], answer["byte_mismatches"]) == (0, 0), answer["error_texts"]
     assert answer["pairs"] > 0
@@ -49,3 +49,17 @@ def test_the_verdict_follows_the_fault(fault: str, tmp_path: Path) -> None:
         assert {"samples", "value", "limit", "noise", "critical"} <= budget.keys()
     with closing(open_read_only(tmp_path / "ledger.sqlite")) as reader:
         assert sum(epoch.row_count for epoch in reader.epochs()) >= NEEDED[fault]
+
+
+def test_int4_weights_are_promoted_on_the_shipped_model(tmp_path: Path) -> None:
+    answer = demo(tmp_path / "ledger.sqlite", "--recipe", "int4-weights")
+    assert answer["verdict"] == "pass", answer["reasons"]
+    assert (answer["client_errors"], answer["dropped"]) == (0, 0), answer["error_texts"]
+
+
+def test_an_int4_kv_cache_per_tensor_loses_recall_on_long_prompts_and_is_named(tmp_path: Path) -> None:
+    answer = demo(tmp_path / "ledger.sqlite", "--recipe", "int4-kv-per-tensor")
+    assert answer["verdict"] == "fail", answer["reasons"]
+    assert answer["reasons"][0].startswith("copy_recall_loss: 1k-4k: over its limit"), answer["reasons"]
+    assert answer["diagnosis"]["axis"] == "kv_cache", answer["diagnosis"]
+    assert answer["client_errors"] == 0, answer["error_texts"]
