@@ -134,9 +134,9 @@ def answer(chosen: list[Fact]) -> Message:
     return says(" ".join(f"{_upper(f.key)} is {f.value}." for f in chosen))
 
 
-def _framed(d: Draw, body: str, chosen: list[list[Fact]]) -> list[Message]:
+def _framed(d: Draw, body: str, chosen: list[list[Fact]], apart: bool = False) -> list[Message]:
     first = ask(d, chosen[0])["content"]
-    style = d.random()
+    style = d.uniform(0.63, 0.92) if apart else d.random()
     messages: list[Message] = []
     if style < 0.6:
         sep = d.pick(("\n\n", "\n", "\n\n", " ", "\n\nQuestion: ", "\n---\n"))
@@ -174,14 +174,26 @@ def _item(kind: str, messages: list[Message], last: list[Fact]) -> Item:
     return Item(kind, messages, {"contains": [f.bare for f in last]})
 
 
-def list_item(d: Draw, count: int, turns: int = 1) -> Item:
-    """Returns an item whose context is nothing but `count` facts; kind `needle_list`."""
+def document(d: Draw, count: int) -> tuple[list[Fact], str]:
+    """Returns `count` facts and the text that holds nothing but them."""
     known = facts(d, count)
     style = d.pick(_TELLS)
     sep = d.pick(("\n", "\n", " ", "\n- ", "\n* "))
     body = sep.join(told(d, f, style if d.chance(0.9) else d.pick(_TELLS)) for f in known)
     if sep not in ("\n", " "):
         body = sep.lstrip("\n") + body
+    return known, body
+
+
+def asked(d: Draw, known: list[Fact], body: str) -> Item:
+    """Returns a question about a document that stands in an earlier turn, as retrieved documents do."""
+    chosen = _questions(d, known, 1)
+    return _item("needle_list", _framed(d, body, chosen, apart=True), chosen[-1])
+
+
+def list_item(d: Draw, count: int, turns: int = 1) -> Item:
+    """Returns an item whose context is nothing but `count` facts; kind `needle_list`."""
+    known, body = document(d, count)
     chosen = _questions(d, known, turns)
     return _item("needle_list", _framed(d, body, chosen), chosen[-1])
 

@@ -8,6 +8,7 @@ them is one from far back.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from backends.emulator.tasks import needles
@@ -18,20 +19,44 @@ Body: TypeAlias = dict[str, Any]
 
 TOOLS = ("tool_one", "tool_one", "tool_parallel", "tool_none", "tool_result")
 TALK = ("chat", "arithmetic")
-SHORT_FACTS = (20, 28)  # about 600 to 800 tokens
-LONG_FACTS = (75, 110)  # about 2,000 to 3,000 tokens: where a coarse KV cache loses facts first
-SHARES = (("tools", 0.3), ("short_facts", 0.25), ("long_facts", 0.25), ("talk", 0.2))  # *choice*
+SHORT_FACTS = (16, 30, 1_000, 1_900)  # facts, and characters of the whole prompt: some 600 tokens
+LONG_FACTS = (70, 110, 4_400, 7_000)  # 2,000 to 3,000 tokens: where a coarse KV cache loses facts first
+SHARES = (("tools", 0.25), ("short_facts", 0.25), ("long_facts", 0.4), ("talk", 0.1))  # *choice*
+QUESTIONS = 6  # *choice*: about one document; making one costs as much as reading it
 GREEDY = 0.9  # *choice*: nearly all are compared as served
 STREAMED = 0.5  # *choice*
 MAX_TOKENS = 192  # the longest right answer of these kinds has some 150
-_QUESTION_CHARS = 400  # a last turn beyond it holds the list itself
 
 
 def bodies(seed: int, model: str) -> Iterator[Body]:
     """Request bodies for `/v1/chat/completions`, never ending; the same for the same seed."""
     d = Draw(seed, "heldout")
+    shelves = {"short_facts": _Shelf(SHORT_FACTS), "long_facts": _Shelf(LONG_FACTS)}
     while True:
-        yield _body(d, _kind(d), model)
+        kind = _kind(d)
+        if kind in shelves:
+            request = needles.asked(d, *shelves[kind].document(d)).request()
+        else:
+            request = item(d, d.pick(TOOLS if kind == "tools" else TALK)).request()
+        yield _body(d, request, model)
+
+
+@dataclass(slots=True)
+class _Shelf:
+    """Documents of one size, each asked about a few times; (fewest, most) facts, (shortest, longest) characters."""
+
+    size: tuple[int, int, int, int]
+    known: list[needles.Fact] = field(default_factory=list)
+    body: str = ""
+    questions: int = 0
+
+    def document(self, d: Draw) -> tuple[list[needles.Fact], str]:
+        fewest, most, shortest, longest = self.size
+        while self.questions <= 0 or not shortest < len(self.body) < longest:
+            self.known, self.body = needles.document(d, d.randint(fewest, most))
+            self.questions = QUESTIONS
+        self.questions -= 1
+        return self.known, self.body
 
 
 def _kind(d: Draw) -> str:
@@ -43,11 +68,7 @@ def _kind(d: Draw) -> str:
     return SHARES[-1][0]
 
 
-def _body(d: Draw, kind: str, model: str) -> Body:
-    if kind.endswith("facts"):
-        request = _facts(d, SHORT_FACTS if kind == "short_facts" else LONG_FACTS)
-    else:
-        request = item(d, d.pick(TOOLS if kind == "tools" else TALK)).request()
+def _body(d: Draw, request: Body, model: str) -> Body:
     body: Body = {"model": model, "messages": request["messages"], "max_tokens": MAX_TOKENS}
     if request["tools"]:
         body["tools"] = request["tools"]
@@ -55,11 +76,3 @@ def _body(d: Draw, kind: str, model: str) -> Body:
     if d.chance(STREAMED):
         body["stream"] = True
     return body
-
-
-def _facts(d: Draw, between: tuple[int, int]) -> Body:
-    while True:
-        request = needles.list_item(d, d.randint(*between)).request()
-        turns = request["messages"]
-        if len(turns) > 1 and len(str(turns[-1]["content"])) < _QUESTION_CHARS:
-            return request
