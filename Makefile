@@ -15,7 +15,7 @@ LLMCOMPRESSOR_VERSION := 0.14.0.1
 help: ## Show the targets
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-demo: $(VENV)/.demo ## Run the main job: two scripted engines, real traffic, a planted fault, the verdict
+demo: $(VENV)/.demo ## Run the main job: the shipped model at two precisions, real traffic, the verdict on each
 	$(BIN)/parity demo
 
 test: lint types layers ## Everything that needs no engine: ruff, mypy, import-linter, unit and integration tests
