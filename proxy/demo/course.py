@@ -57,10 +57,17 @@ def run(plan: Plan, console: Console) -> dict[str, Any]:
 
     Raises:  SupervisorError when an engine or the proxy does not come up.
     """
-    return asyncio.run(_run(plan, console))
+    try:
+        return asyncio.run(_run(plan, console))
+    except asyncio.CancelledError:
+        raise SystemExit(128 + signal.SIGTERM) from None
 
 
 async def _run(plan: Plan, console: Console) -> dict[str, Any]:
+    itself = asyncio.current_task()
+    assert itself is not None
+    # The engines and the proxy are children: a demo that is told to end must not leave them behind.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, itself.cancel)
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parity-demo-")))
         ledger = plan.ledger.resolve() if plan.ledger else folder / "ledger.sqlite"
