@@ -26,6 +26,7 @@ from tests.bench.damage import page, proxied
 from tests.bench.damage.claims import NEEDED, claims
 from tests.bench.damage.items import FEW, MANY, Item, all_items, chosen
 from tests.bench.damage.measure import Bench
+from tests.bench.damage.spread import spread
 from tests.bench.damage.tally import row
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -90,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     checked = claims(found)
     kept = page.read(given.out)
     agreement = asyncio.run(proxied.compare(given.model)) if given.through_proxy else kept.get("through_proxy")
-    page.write(given.out, rows, checked, agreement)
+    items = all_items(Vocabulary.of(given.model))
+    page.write(given.out, rows, checked, spread(given.model, items), agreement)
     for claim in checked:
         print(f"{'holds' if claim.holds else 'DOES NOT HOLD' if claim.asserted else 'not shown'}: {claim.text}")
     broken = [claim for claim in checked if claim.asserted and not claim.holds]

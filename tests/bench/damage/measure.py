@@ -74,6 +74,11 @@ class Bench:
 
     def run(self, recipe: str, places: Sequence[int], *, chunk: int = CHUNK) -> Iterator[Outcome]:
         """The outcomes of a recipe on the items at those places; BF16 is the reference's own reply, read again."""
+        for outcome, _, _ in self.replies(recipe, places, chunk=chunk):
+            yield outcome
+
+    def replies(self, recipe: str, places: Sequence[int], *, chunk: int = CHUNK) -> Iterator[tuple[Outcome, str, str]]:
+        """The same, each with what the recipe says beside its calls, and what the reference says."""
         bare, forward = self._forward("bf16"), self._forward(recipe)
         for place in places:
             if place not in self._said:
@@ -96,7 +101,7 @@ class Bench:
             tokens, rows = self._decoded(forward, slot, prompt[-1], [])
         return Said(tokens, _logprobs(np.array(rows)), _logprobs(prompt) if item.whole else None)
 
-    def _outcome(self, forward: Forward, item: Item, said: Said, chunk: int) -> Outcome:
+    def _outcome(self, forward: Forward, item: Item, said: Said, chunk: int) -> tuple[Outcome, str, str]:
         with _Slot(self._arena) as slot:
             prompt = _read(forward, slot, item.ids, chunk, whole=item.whole)
             rows = [prompt[-1:]]
@@ -112,10 +117,10 @@ class Bench:
                 tokens, _ = self._decoded(forward, slot, logits[first], said.tokens[:first])
         kl = _divergence(said.logprobs, _logprobs(logits))
         text, calls = self._read_reply(tokens)
-        _, their_calls = self._read_reply(said.tokens)
+        their_text, their_calls = self._read_reply(said.tokens)
         of_prompt = _divergence(said.prompt, _logprobs(prompt)) if said.prompt is not None else None
         prompt_same = (said.prompt.argmax(-1) == prompt.argmax(-1)).mean() if said.prompt is not None else None
-        return Outcome(
+        outcome = Outcome(
             column=item.column,
             right=judge(item.request["expected"], text, calls),
             same_calls=sorted(map(_canonical, calls)) == sorted(map(_canonical, their_calls)),
@@ -126,6 +131,7 @@ class Bench:
             prompt_kl=None if of_prompt is None else float(of_prompt.mean()),
             prompt_top1=None if prompt_same is None else float(prompt_same),
         )
+        return outcome, text, their_text
 
     def _decoded(self, forward: Forward, slot: Slot, logits: Floats, said: list[int]) -> tuple[list[int], list[Floats]]:
         tokens, rows = list(said), []
