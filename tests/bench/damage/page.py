@@ -25,7 +25,7 @@ _HEAD = """\
 Made by `{command}` (a part of `make bench`); the numbers are in `docs/bench/damage.json`.
 
 The model is `backends/emulator/model`, the engine the emulator, the reference the same model in BF16. Requests are
-drawn from `training/requests.py` (held-out names and values, one fixed seed) and answered greedily: {many} each by the
+drawn from `backends/emulator/tasks` (held-out names and values, one fixed seed) and answered greedily: {many} each by the
 recipes that a claim below rests on, the first {few} of them by the others.
 
 - *KL, prompt*: mean KL(BF16 || recipe) per token over the tokens of 18 tool prompts, in millinats. It has the finest
@@ -129,9 +129,9 @@ def _spread(layers: Sequence[Mapping[str, Any]]) -> str:
         "## What a scale has to cover",
         "",
         "One INT4 scale for a layer's keys or values is set by the largest magnitude of all its heads (calibrated, as",
-        "llm-compressor does it). It costs much where that is far above the rest: in outlying channels, or beside a head",
-        "that dwarfs another. The largest over the RMS, and over the other head's largest, in 8 prompts of some 1,700",
-        "tokens:",
+        "llm-compressor does it). It costs much where that is far above the rest: in outlying channels, or beside a",
+        "head that dwarfs another. The largest over the RMS, and over the other head's largest, in 8 prompts of some",
+        "1,700 tokens:",
         "",
         "| layer | keys: largest / RMS | head / head | values: largest / RMS | head / head |",
         "|---|---|---|---|---|",
