@@ -25,8 +25,8 @@ _HEAD = """\
 Made by `{command}` (a part of `make bench`); the numbers are in `docs/bench/damage.json`.
 
 The model is `backends/emulator/model`, the engine the emulator, the reference the same model in BF16. Requests are
-drawn from `backends/emulator/tasks` (held-out names and values, one fixed seed) and answered greedily: {many} each by the
-recipes that a claim below rests on, the first {few} of them by the others.
+drawn from `backends/emulator/tasks` (held-out names and values, one fixed seed) and answered greedily: {many} each by
+the recipes that a claim below rests on, the first {few} of them by the others.
 
 - *KL, prompt*: mean KL(BF16 || recipe) per token over the tokens of 18 tool prompts, in millinats. It has the finest
   resolution, because text is uncertain everywhere. *KL, reply*: the same over BF16's own greedy replies, all requests.
