@@ -224,7 +224,7 @@ def run_demo(
     ] = None,
     requests: Annotated[
         int, typer.Option(help="How many requests a phase sends; at most, with a recipe.", min=20, max=100_000)
-    ] = 600,
+    ] = 900,
     ledger: Annotated[Path | None, typer.Option(help="Keep the ledger in this file.", dir_okay=False)] = None,
     hold: Annotated[bool, typer.Option("--hold", help="Keep the page up at the end, until Ctrl-C.")] = False,
 ) -> None:

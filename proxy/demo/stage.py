@@ -86,8 +86,9 @@ late_after_s = 240.0
 [gate]
 recipe = "demo"
 look_interval_s = 1.0
+alpha_rollback = 0.05
 [budgets.copy_recall_loss]
-limit = 0.15
+limit = 0.12
 slack = 0.2
 critical = true
 strata = ["length"]

@@ -113,7 +113,7 @@ async def test_a_stalled_reference_costs_coverage_and_comes_back(tmp_path: Path)
         await fed(world, 5, seed=3)
         assert world.monitor.verdict().coverage.scored >= scored + 5
         state = world.monitor.state()
-        assert state["queue"] == {"exchanges": 0, "bytes": 0, "in_work": 0, "refused": 0}
+        assert state["queue"] == {"exchanges": 0, "bytes": 0, "in_work": 0, "refused": 0, "oldest_s": 0.0}
         assert state["shadow_calls"] == 0
 
 
