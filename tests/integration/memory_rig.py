@@ -52,10 +52,15 @@ async def measure(folder: Path, *, requests: int, samples: int, more: str = "") 
 
 
 def growth(samples: list[Sample], *, after: float) -> tuple[int, int]:
-    """How much more relay and monitor held at their highest than when the share `after` was over. Units: bytes."""
-    start, *rest = samples[int(len(samples) * after) :]
-    relay = max(sample.relay_bytes for sample in rest) - start.relay_bytes
-    monitor = max(sample.monitor_bytes for sample in rest) - start.monitor_bytes
+    """How much more relay and monitor held at their highest than at their highest before. Units: bytes.
+
+    Before: the second half of what the share `after` covers. Peak against peak, because what one sample happens to see
+    in flight, on a busy machine most of all, is no growth.
+    """
+    middle = int(len(samples) * after)
+    before, rest = samples[middle // 2 : middle], samples[middle:]
+    relay = max(sample.relay_bytes for sample in rest) - max(sample.relay_bytes for sample in before)
+    monitor = max(sample.monitor_bytes for sample in rest) - max(sample.monitor_bytes for sample in before)
     return relay, monitor
 
 
