@@ -27,7 +27,7 @@ from backends.scripted import Script, ScriptedServer
 from tests.integration.inertness_corpus import corpus
 from tests.integration.kill_rig import Nursed, Nursery, Survivor, nursery
 from tests.integration.system_rig import DEADLINE_S, Caller, Program, program, until, write_settings
-from tests.integration.traffic_rig import Traffic, answers, ask, counters, traffic
+from tests.integration.traffic_rig import Traffic, answers, ask, traffic
 
 KILLS = 50
 CALM_REQUESTS = 40
@@ -193,13 +193,6 @@ async def _check(folder: Path, monitor: Program, relay: Program, sent: Traffic, 
     positions = [row.position for row in survivor.rows]
     assert positions == sorted(set(positions))
 
-    async with asyncio.timeout(5):  # a relay tells its counts once a second
-        while (told := await counters(caller))["parity_relay_sampled_total"] < sent.sampled:  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
-    dropped = sum(value for name, value in told.items() if name.startswith("parity_feed_dropped_total"))
-    assert told["parity_relay_sampled_total"] == sent.sampled
-    assert told["parity_feed_offered_total"] == 2 * sent.sampled  # a mark and an end of each
-    assert told["parity_feed_sent_total"] + dropped == told["parity_feed_offered_total"]
     unseen = [row for row in live if not row.id]
     assert {(row.disposition, row.reason) for row in unseen} == {("lost", "late")}  # what the kills took
     assert sum(row.disposition == "scored" for row in live) > sent.sampled / 4
