@@ -89,10 +89,3 @@ async def answers(caller: Caller, path: str, wanted: Callable[[Any], bool], with
         while not wanted(told := await ask(caller, path)):  # noqa: ASYNC110  another process has no event
             await asyncio.sleep(0.02)
     return told
-
-
-async def counters(caller: Caller) -> dict[str, float]:
-    """The samples of `/metrics`, by name and labels."""
-    answer = await caller.send(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-    lines = [line.rpartition(" ") for line in answer.body.decode().splitlines() if not line.startswith("#")]
-    return {name: float(value) for name, _, value in lines}
