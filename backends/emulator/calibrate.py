@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from backends.emulator.cache import Arena
+from backends.emulator.cache import CHUNK, Arena
 from backends.emulator.formats import Floats
-from backends.emulator.forward import CHUNK, Forward
+from backends.emulator.forward import Forward
 from backends.emulator.network import SITES, Network, Reach
 
 SEED = 20_261_123  # any number; fixed, so that equal checkpoints get equal scales

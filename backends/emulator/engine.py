@@ -13,9 +13,9 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from backends.emulator import calibrate
-from backends.emulator.cache import Arena, Slot
+from backends.emulator.cache import CHUNK, Arena, Slot
 from backends.emulator.formats import Floats
-from backends.emulator.forward import CHUNK, Forward
+from backends.emulator.forward import Forward
 from backends.emulator.network import Network, load, needs_reach, quantized
 from backends.emulator.recipes import Recipe
 from backends.emulator.sequence import Begun, News, Sequence
@@ -46,7 +46,8 @@ def prepared(directory: Path, recipe: Recipe, vocabulary: Vocabulary) -> Network
 
 
 class Engine:
-    """Runs sequences. `stats` counts: prompt_tokens, tokens, finished, cancelled, refused, failed."""
+    """Runs sequences. `stats` counts: prompt_tokens, cached_tokens (of those), tokens, finished,
+    cancelled, refused, failed."""
 
     def __init__(self, directory: Path, recipe: Recipe, *, max_waiting: int = MAX_WAITING) -> None:
         """Loads the model. Raises: ModelError, RecipeError."""
@@ -157,10 +158,13 @@ class Engine:
 
     def _admit(self) -> None:
         while self._waiting:
-            slot = self._arena.take()
+            job = self._waiting[0].job
+            # whoever asks for the prompt's own distributions has it read again
+            slot = self._arena.take(job.prompt if job.prompt_logprobs is None else ())
             if slot is None:
                 return
             sequence = self._waiting.popleft()
+            self.stats["cached_tokens"] += slot.length
             sequence.slot = slot
             self._reading.append(sequence)
 
@@ -178,6 +182,7 @@ class Engine:
         slot, prompt = _slot(sequence), sequence.job.prompt
         start = slot.length
         hidden = self._forward.prefill(slot, prompt[start : start + CHUNK])
+        slot.has_read(prompt)
         whole = sequence.job.prompt_logprobs is not None
         logits = self._forward.logits(hidden if whole else hidden[-1:])
         sequence.score(logits, start + 1)
@@ -215,6 +220,7 @@ class Engine:
         try:
             self._network = prepared(self.directory, recipe, self.vocabulary)
             self._forward = Forward(self._network)
+            self._arena.forget()
         except Exception as error:  # the asker hears of it; the old recipe goes on
             log.exception("the recipe stays as it was")
             done.set_exception(error)

@@ -16,11 +16,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.emulator.cache import Slot
+from backends.emulator.cache import CHUNK, Slot
 from backends.emulator.formats import BF16, Floats
 from backends.emulator.network import Layer, Network
-
-CHUNK = 256  # *choice*: positions of a prompt at once; decoding waits no longer than one such step (about 50 ms)
 
 
 class Forward:

@@ -30,8 +30,8 @@ from typing import Any  # noqa: E402
 
 import httpx  # noqa: E402
 
-from backends.emulator.cache import Arena, Slot  # noqa: E402
-from backends.emulator.forward import CHUNK, Forward  # noqa: E402
+from backends.emulator.cache import CHUNK, Arena, Slot  # noqa: E402
+from backends.emulator.forward import Forward  # noqa: E402
 from backends.emulator.network import load  # noqa: E402
 from backends.emulator.recipes import parsed  # noqa: E402
 from backends.emulator.server import MODEL  # noqa: E402

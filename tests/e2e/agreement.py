@@ -18,10 +18,10 @@ from typing import Any
 import httpx
 import numpy as np
 
-from backends.emulator.cache import Arena
+from backends.emulator.cache import CHUNK, Arena
 from backends.emulator.engine import prepared
 from backends.emulator.formats import Floats
-from backends.emulator.forward import CHUNK, Forward
+from backends.emulator.forward import Forward
 from backends.emulator.recipes import parsed
 from backends.emulator.tasks.requests import requests
 from backends.emulator.vocabulary import Vocabulary

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backends.emulator.cache import Arena
+from backends.emulator.cache import CHUNK, Arena
 from backends.emulator.engine import prepared
-from backends.emulator.forward import CHUNK, Forward
+from backends.emulator.forward import Forward
 from backends.emulator.hermes import read_calls
 from backends.emulator.recipes import parsed
 from backends.emulator.server import MODEL

@@ -10,10 +10,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from backends.emulator.cache import Arena, Slot
+from backends.emulator.cache import CHUNK, Arena, Slot
 from backends.emulator.calibrate import reach
 from backends.emulator.checkpoint import read_shape
-from backends.emulator.forward import CHUNK, Forward
+from backends.emulator.forward import Forward
 from backends.emulator.network import Network, load, needs_reach, quantized
 from backends.emulator.recipes import parsed
 from backends.emulator.server import MODEL
@@ -144,6 +144,79 @@ def test_a_slot_that_was_used_leaves_no_trace(tmp_path: Path) -> None:
     assert arena.take() is None
     arena.give(slot)
     assert filled(forward, slot_of(arena), IDS[:10]).tolist() == first.tolist()
+
+
+PROMPT = tuple(int(one) for one in np.random.default_rng(9).integers(3, 1000, 2 * CHUNK + 60))
+
+
+def read(forward: Forward, slot: Slot, prompt: tuple[int, ...]) -> np.ndarray:
+    """A prompt as the engine reads it, from where the slot begins: the last position's logits."""
+    while slot.length < len(prompt):
+        hidden = forward.prefill(slot, prompt[slot.length : slot.length + CHUNK])
+        slot.has_read(prompt)
+    return forward.logits(hidden[-1:])[0]
+
+
+@pytest.mark.parametrize("recipe", ["bf16", "kv=int4:token", "activations=int8:tensor"])
+@pytest.mark.parametrize("given_back", [True, False])
+@pytest.mark.parametrize(
+    ("ids", "shared"),
+    [
+        (PROMPT, 2 * CHUNK),  # the same again
+        ((*PROMPT[: 2 * CHUNK - 1], 5, *PROMPT[2 * CHUNK :]), CHUNK),  # other from the second chunk's last token on
+        (PROMPT[: 2 * CHUNK], CHUNK),  # its last token is read for its logits
+        (PROMPT[: CHUNK + 1], CHUNK),
+        ((5, *PROMPT[1:]), 0),
+    ],
+)
+def test_a_prefix_that_is_held_changes_no_bit(recipe: str, given_back: bool, ids: tuple[int, ...], shared: int) -> None:
+    """Whether the slot itself is taken over, or copied from one that still runs and goes on differently."""
+    network = ready(MODEL, recipe)
+    forward = Forward(network)
+    afresh = slot_of(Arena(network.shape))
+    expected = read(forward, afresh, ids)
+    arena = Arena(network.shape, slots=2)
+    first = slot_of(arena)
+    read(forward, first, PROMPT)
+    forward.decode([first], [7])
+    if given_back:
+        arena.give(first)
+    second = arena.take(ids)
+    assert second is not None
+    assert second.length == shared
+    assert (second is first) == (given_back and shared > 0)
+    if not given_back:
+        for token in (11, 12):
+            forward.decode([first], [token])
+    assert read(forward, second, ids).tolist() == expected.tolist()
+    end = second.length
+    np.testing.assert_array_equal(second.keys[..., :end], afresh.keys[..., :end])
+    np.testing.assert_array_equal(second.values[:, :, :end], afresh.values[:, :, :end])
+
+
+def test_the_arena_keeps_what_was_used_last_and_forgets_when_told(tmp_path: Path) -> None:
+    network = ready(write_model(tmp_path), "bf16")
+    arena = Arena(network.shape, slots=2)
+    old, new = PROMPT[:CHUNK], PROMPT[CHUNK : 2 * CHUNK]
+    for prompt in (old, new):
+        slot = arena.take((*prompt, 1))
+        assert slot is not None
+        assert slot.length == 0
+        slot.length = CHUNK
+        slot.has_read(prompt)
+        arena.give(slot)
+    third = arena.take((9,) * 300)
+    assert third is not None
+    assert third.number == 0
+    arena.give(third)
+    held = arena.take((*new, 2))
+    assert held is not None
+    assert (held.length, held.number) == (CHUNK, 1)
+    arena.give(held)
+    arena.forget()
+    again = arena.take((*new, 2))
+    assert again is not None
+    assert again.length == 0
 
 
 @pytest.mark.parametrize(

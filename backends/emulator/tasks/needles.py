@@ -134,31 +134,53 @@ def answer(chosen: list[Fact]) -> Message:
     return says(" ".join(f"{_upper(f.key)} is {f.value}." for f in chosen))
 
 
-def _framed(d: Draw, body: str, chosen: list[list[Fact]], apart: bool = False) -> list[Message]:
+_APART, _TOGETHER = 0.63, 0.92  # between them a frame gives its document in an earlier turn than the question
+
+
+def opening(d: Draw, body: str) -> list[Message]:
+    """Returns the turns in which a document is given before anything is asked, as retrieved documents are."""
+    return _instructed(d, _handed_over(d, d.uniform(_APART, _TOGETHER), body))
+
+
+def asked(d: Draw, given: list[Message], known: list[Fact]) -> Item:
+    """Returns a question about facts of the document in the turns `given`."""
+    chosen = _questions(d, known, 1)
+    return _item("needle_list", [*given, ask(d, chosen[0]), answer(chosen[0])], chosen[0])
+
+
+def _framed(d: Draw, body: str, chosen: list[list[Fact]]) -> list[Message]:
     first = ask(d, chosen[0])["content"]
-    style = d.uniform(0.63, 0.92) if apart else d.random()
+    style = d.random()
     messages: list[Message] = []
     if style < 0.6:
         sep = d.pick(("\n\n", "\n", "\n\n", " ", "\n\nQuestion: ", "\n---\n"))
         intro = d.pick(("", "", "", "Read the following text.\n\n", "Here is a document:\n", "Text: ", "Remember these facts.\n",
                         "Context:\n", "Some special magic numbers are hidden within the following text. Memorize them.\n"))  # fmt: skip
         messages = [user(f"{intro}{body}{sep}{first}")]
-    elif style < 0.63:
+    elif style < _APART:
         messages = [user(f"{first}\n\n{body}")]
-    elif style < 0.76:
-        messages = [{"role": "system", "content": body}, user(first)]
-    elif style < 0.92:
-        wait = d.pick(
-            ("Say OK when you have read this.", "Reply with OK.", "Remember this. Say OK.", "Just say OK for now.")
-        )
-        messages = [user(f"{body}\n\n{wait}" if d.chance(0.6) else f"{wait}\n\n{body}"), says("OK."), user(first)]
+    elif style < _TOGETHER:
+        messages = [*_handed_over(d, style, body), user(first)]
     else:
         messages = [user(f"{body}\n\n{first} Answer with the value.")]
-    if messages[0]["role"] != "system" and d.chance(0.4):
-        messages.insert(0, {"role": "system", "content": d.pick(SYSTEM_PROMPTS)})
-    messages.append(answer(chosen[0]))
+    messages = [*_instructed(d, messages), answer(chosen[0])]
     for later in chosen[1:]:
         messages += [ask(d, later), answer(later)]
+    return messages
+
+
+def _handed_over(d: Draw, style: float, body: str) -> list[Message]:
+    if style < 0.76:
+        return [{"role": "system", "content": body}]
+    wait = d.pick(
+        ("Say OK when you have read this.", "Reply with OK.", "Remember this. Say OK.", "Just say OK for now.")
+    )
+    return [user(f"{body}\n\n{wait}" if d.chance(0.6) else f"{wait}\n\n{body}"), says("OK.")]
+
+
+def _instructed(d: Draw, messages: list[Message]) -> list[Message]:
+    if messages[0]["role"] != "system" and d.chance(0.4):
+        return [{"role": "system", "content": d.pick(SYSTEM_PROMPTS)}, *messages]
     return messages
 
 
@@ -183,12 +205,6 @@ def document(d: Draw, count: int) -> tuple[list[Fact], str]:
     if sep not in ("\n", " "):
         body = sep.lstrip("\n") + body
     return known, body
-
-
-def asked(d: Draw, known: list[Fact], body: str) -> Item:
-    """Returns a question about a document that stands in an earlier turn, as retrieved documents do."""
-    chosen = _questions(d, known, 1)
-    return _item("needle_list", _framed(d, body, chosen, apart=True), chosen[-1])
 
 
 def list_item(d: Draw, count: int, turns: int = 1) -> Item:

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from backends.emulator.tasks import needles
 from backends.emulator.tasks.draw import Draw
+from backends.emulator.tasks.item import Message
 from backends.emulator.tasks.requests import item
 
 Body: TypeAlias = dict[str, Any]
@@ -43,20 +44,26 @@ def bodies(seed: int, model: str) -> Iterator[Body]:
 
 @dataclass(slots=True)
 class _Shelf:
-    """Documents of one size, each asked about a few times; (fewest, most) facts, (shortest, longest) characters."""
+    """Documents of one size, each asked about a few times; (fewest, most) facts, (shortest, longest) characters.
+
+    All questions about one follow the same opening turns, which an engine's prefix cache keeps.
+    """
 
     size: tuple[int, int, int, int]
     known: list[needles.Fact] = field(default_factory=list)
-    body: str = ""
+    given: list[Message] = field(default_factory=list)
     questions: int = 0
 
-    def document(self, d: Draw) -> tuple[list[needles.Fact], str]:
-        fewest, most, shortest, longest = self.size
-        while self.questions <= 0 or not shortest < len(self.body) < longest:
-            self.known, self.body = needles.document(d, d.randint(fewest, most))
+    def document(self, d: Draw) -> tuple[list[Message], list[needles.Fact]]:
+        if self.questions <= 0:
+            fewest, most, shortest, longest = self.size
+            body = ""
+            while not shortest < len(body) < longest:
+                self.known, body = needles.document(d, d.randint(fewest, most))
+            self.given = needles.opening(d, body)
             self.questions = QUESTIONS
         self.questions -= 1
-        return self.known, self.body
+        return self.given, self.known
 
 
 def _kind(d: Draw) -> str:

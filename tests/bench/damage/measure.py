@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from backends.emulator.cache import Arena, Slot
+from backends.emulator.cache import CHUNK, Arena, Slot
 from backends.emulator.engine import prepared
 from backends.emulator.formats import Floats
-from backends.emulator.forward import CHUNK, Forward
+from backends.emulator.forward import Forward
 from backends.emulator.hermes import read_calls
 from backends.emulator.recipes import parsed
 from backends.emulator.server import MODEL

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from backends.emulator.cache import Arena
+from backends.emulator.cache import CHUNK, Arena
 from backends.emulator.engine import prepared
 from backends.emulator.formats import Floats
-from backends.emulator.forward import CHUNK, Forward
+from backends.emulator.forward import Forward
 from backends.emulator.recipes import parsed
 from backends.emulator.vocabulary import Vocabulary
 from tests.bench.damage.items import Item
