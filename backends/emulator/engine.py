@@ -60,7 +60,7 @@ class Engine:
         self._max_waiting = max_waiting
         self._changed = threading.Condition()
         self._waiting: deque[Sequence] = deque()
-        self._reading: deque[Sequence] = deque()
+        self._reading: Sequence | None = None  # one prompt at a time: the next may begin as this one does
         self._writing: list[Sequence] = []
         self._switch: tuple[Recipe, Future[Recipe]] | None = None
         self._closing = False
@@ -81,7 +81,11 @@ class Engine:
     @property
     def load(self) -> dict[str, int]:
         """How many sequences wait and run."""
-        return {"waiting": len(self._waiting), "running": len(self._reading) + len(self._writing)}
+        return {"waiting": len(self._waiting), "running": len(self._running)}
+
+    @property
+    def _running(self) -> list[Sequence]:
+        return [*self._writing, self._reading] if self._reading else [*self._writing]
 
     @property
     def alive(self) -> bool:
@@ -141,36 +145,36 @@ class Engine:
                 if self._switch is None:
                     self._admit()
             try:
-                if self._switch is not None and not self._reading and not self._writing:
+                if self._switch is not None and not self._running:
                     self._do_switch()
                 self._step()
             except Exception as error:  # one bad step must not end the engine: those in it are told, the rest goes on
                 log.exception("a step failed")
                 self.stats["failed"] += 1
-                for sequence in [*self._reading, *self._writing]:
+                for sequence in self._running:
                     self._tell(sequence, error)
                     self._release(sequence)
-                self._reading.clear()
+                self._reading = None
                 self._writing.clear()
 
     def _has_work(self) -> bool:
         return bool(self._closing or self._switch or self._waiting or self._reading or self._writing)
 
     def _admit(self) -> None:
-        while self._waiting:
-            job = self._waiting[0].job
-            # whoever asks for the prompt's own distributions has it read again
-            slot = self._arena.take(job.prompt if job.prompt_logprobs is None else ())
-            if slot is None:
-                return
-            sequence = self._waiting.popleft()
-            self.stats["cached_tokens"] += slot.length
-            sequence.slot = slot
-            self._reading.append(sequence)
+        if self._reading is not None or not self._waiting:
+            return
+        job = self._waiting[0].job
+        # Whoever asks for the prompt's own distributions has it read again.
+        slot = self._arena.take(job.prompt if job.prompt_logprobs is None else ())
+        if slot is None:
+            return
+        self._reading = self._waiting.popleft()
+        self._reading.slot = slot
+        self.stats["cached_tokens"] += slot.length
 
     def _step(self) -> None:
-        if self._reading:
-            self._read(self._reading[0])
+        if self._reading is not None:
+            self._read(self._reading)
         if self._writing:
             slots = [_slot(sequence) for sequence in self._writing]
             logits = self._forward.decode(slots, [sequence.said[-1] for sequence in self._writing])
@@ -187,9 +191,8 @@ class Engine:
         logits = self._forward.logits(hidden if whole else hidden[-1:])
         sequence.score(logits, start + 1)
         if slot.length < len(prompt):
-            self._reading.rotate(-1)
             return
-        self._reading.remove(sequence)
+        self._reading = None
         self._writing.append(sequence)
         self.stats["prompt_tokens"] += len(prompt)
         self._tell(sequence, Begun(self.fingerprint, tuple(sequence.prefill)))
@@ -206,7 +209,11 @@ class Engine:
             self._release(sequence)
 
     def _drop_cancelled(self) -> None:
-        for held in (self._waiting, self._reading, self._writing):
+        if self._reading is not None and self._reading.cancelled:
+            self._release(self._reading)
+            self._reading = None
+            self.stats["cancelled"] += 1
+        for held in (self._waiting, self._writing):
             gone = [sequence for sequence in held if sequence.cancelled]
             for sequence in gone:
                 held.remove(sequence)
@@ -230,7 +237,7 @@ class Engine:
             self._switch = None
 
     def _end_all(self) -> None:
-        for sequence in [*self._waiting, *self._reading, *self._writing]:
+        for sequence in [*self._waiting, *self._running]:
             self._tell(sequence, Closed("the emulator is shutting down"))
         if self._switch is not None:
             self._switch[1].set_exception(Closed("the emulator is shutting down"))
