@@ -70,9 +70,19 @@ def faults(manifest: Mapping[str, Any]) -> list[str]:
         except kubernetes_validate.ValidationError as error:
             return [_told(error)]
         return []
-    return [
-        _told(error) for error in _validator(str(manifest["apiVersion"]), str(manifest["kind"])).iter_errors(manifest)
-    ]
+    key = (str(manifest["apiVersion"]), str(manifest["kind"]))
+    definitions = _definitions()
+    assert key in definitions, f"no CRD for {' '.join(key)}; there are {sorted(definitions)}"
+    return held_to(manifest, definitions[key])
+
+
+def held_to(manifest: Mapping[str, Any], structural: Mapping[str, Any]) -> list[str]:
+    """What a custom resource's structural schema has against a manifest, one line each."""
+    schema = closed(structural)
+    own = {name: {"const": manifest[name]} for name in ("apiVersion", "kind")}
+    schema["properties"] = {**schema["properties"], **own, "metadata": _OWN}
+    schema["required"] = sorted({*schema.get("required", ()), *own, "metadata"})
+    return [_told(error) for error in _Validator(schema).iter_errors(manifest)]
 
 
 def _told(error: Any) -> str:
@@ -91,17 +101,6 @@ def _definitions() -> dict[tuple[str, str], Mapping[str, Any]]:
                     key = (f"{spec['group']}/{version['name']}", spec["names"]["kind"])
                     found[key] = version["schema"]["openAPIV3Schema"]
     return found
-
-
-@cache
-def _validator(api_version: str, kind: str) -> Any:
-    definitions = _definitions()
-    assert (api_version, kind) in definitions, f"no CRD for {api_version} {kind}; there are {sorted(definitions)}"
-    schema = closed(definitions[api_version, kind])
-    known = {"apiVersion": {"const": api_version}, "kind": {"const": kind}, "metadata": _OWN}
-    schema["properties"] = {**schema["properties"], **known}
-    schema["required"] = sorted({*schema.get("required", ()), *known})
-    return _Validator(schema)
 
 
 def closed(schema: Mapping[str, Any]) -> dict[str, Any]:
