@@ -24,6 +24,8 @@ CONCURRENCY = 8
 POLL_S = 0.25
 MAX_BEHIND = 64  # choice: requests sent and not yet in the ledger
 SETTLE_S = 45.0  # choice: how long the last shadow calls and the ledger may take after the last reply
+TO_DIAGNOSE = (80, 240)  # choice: requests after a fail, at least and at most, for the diagnosis: it compares prompt
+# lengths, and what it says of the first twenty pairs may not last
 READ_S = 10.0  # choice: how long a person may read the first verdict before the candidate is switched
 
 HEALTHY_RECIPE = "int4-weights"
@@ -103,6 +105,8 @@ class _Run:
         self._table = table
         self._bodies = on.engines.bodies()
         self._enough = asyncio.Event()
+        self._told: dict[str, Any] | None = None  # the answer at which the phase had its verdict
+        self._decided_at: int | None = None  # requests sent when the phase's verdict came
         self._epoch = 1  # the one that the present phase is judged in
         self._lost_before = 0  # of the epochs before it: sent, and in no coverage any more
         self.healthy: dict[str, Any] | None = None
@@ -128,7 +132,8 @@ class _Run:
         while True:
             answer = await self._on.gate(self._http)
             self._table.show(answer, self._clients.tally)
-            if self._plan.fault is None and answer["verdict"] != "inconclusive" and answer["epoch"] >= self._epoch:
+            if self._plan.fault is None and not self._enough.is_set() and self._is_told(answer):
+                self._told = answer
                 self._enough.set()
             if self._behind(answer) > MAX_BEHIND:
                 self._clients.may_send.clear()
@@ -136,9 +141,23 @@ class _Run:
                 self._clients.may_send.set()
             await asyncio.sleep(POLL_S)
 
+    def _is_told(self, answer: dict[str, Any]) -> bool:
+        """Whether this phase has its verdict, and a fail its cause or a fair try at one."""
+        if answer["verdict"] == "inconclusive" or answer["epoch"] < self._epoch:
+            return False
+        sent = self._clients.tally.sent
+        if self._decided_at is None:
+            self._decided_at = sent
+        if answer["verdict"] != "fail":
+            return True
+        least, most = TO_DIAGNOSE
+        more = sent - self._decided_at
+        return more >= most or (more >= least and answer["diagnosis"]["axis"] != "undetermined")
+
     async def _phase(self) -> dict[str, Any]:
         """Traffic until the verdict or the number of requests, and then the verdict as it stands."""
         self._enough.clear()
+        self._told = self._decided_at = None
         await self._clients.send(self._bodies, self._plan.requests, self._enough)
         return await self._settled()
 
@@ -164,8 +183,10 @@ class _Run:
         """The verdict once it is decided or every request sent is in the ledger, or after SETTLE_S as it stands."""
         deadline = time.monotonic() + SETTLE_S
         while True:
+            if self._told is not None:
+                return self._told
             answer = await self._on.gate(self._http)
-            if self._enough.is_set() or self._behind(answer) <= 0 or time.monotonic() > deadline:
+            if self._behind(answer) <= 0 or time.monotonic() > deadline:
                 return answer
             await asyncio.sleep(POLL_S)
 

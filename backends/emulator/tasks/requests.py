@@ -16,7 +16,7 @@ from backends.emulator.tasks.item import Item
 
 KINDS = ("tool_one", "tool_parallel", "tool_none", "tool_result", "needle_list", "needle_text", "arithmetic", "chat")
 BUCKETS = (512, 1024, 2048, 4096)
-"""Upper bounds, in tokens of the whole prompt, of the length buckets of `needle_text`."""
+"""Upper bounds, in tokens of the whole prompt, of the length buckets of `needle_text` and `needle_list`."""
 
 
 def about_tokens(text: str) -> float:
@@ -30,6 +30,8 @@ def about_tokens(text: str) -> float:
 def item(d: Draw, kind: str, bucket: int | None = None) -> Item:
     """Returns one item of `kind`; `bucket` asks a needle item for a prompt of more than half of that many tokens.
 
+    A list of facts then stands in an earlier turn than the question.
+
     Raises:
         ValueError: for a kind that is not in `KINDS`.
     """
@@ -42,6 +44,11 @@ def item(d: Draw, kind: str, bucket: int | None = None) -> Item:
             made = needles.text_item(d, int(d.uniform(low, 1.1) * top * needles.CHARS_PER_TOKEN) - 200)
             if low < about_tokens("".join(str(m["content"]) for m in made.messages)) / top < 0.9:
                 return made
+    if kind == "needle_list" and bucket is not None:
+        while True:
+            known, body = needles.document(d, d.randint(bucket // 70, bucket // 25))
+            if 0.55 < about_tokens(body) / bucket < 0.9:
+                return needles.asked(d, needles.opening(d, body), known)
     if kind == "needle_list":
         return needles.list_item(d, d.randint(1, 40))
     while True:

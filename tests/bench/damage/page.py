@@ -10,7 +10,7 @@ from typing import Any
 
 from backends.emulator.recipes import RECIPES
 from tests.bench.damage.claims import Claim
-from tests.bench.damage.items import FEW, MANY, NEEDLES
+from tests.bench.damage.items import COLUMNS, FEW, MANY
 
 COMMAND = "python -m tests.bench.damage"
 _TITLES = {
@@ -31,15 +31,17 @@ the recipes that a claim below rests on, the first {few} of them by the others.
 - *KL, prompt*: mean KL(BF16 || recipe) per token over the tokens of 18 tool prompts, in millinats. It has the finest
   resolution, because text is uncertain everywhere. *KL, reply*: the same over BF16's own greedy replies, all requests.
 - *top-1*: share of the prompt's tokens after which both would say the same.
-- *tools*, *chat*, *needle N*: share of right answers (every call, name and argument right; every asked value in the
-  text), in brackets the 95 % Wilson interval, then the count. *Needle N*: prompts of about 0.55 to 0.9 N tokens.
+- *tools*, *chat*, *needle N*, *facts N*: share of right answers (every call, name and argument right; every asked value
+  in the text), in brackets the 95 % Wilson interval, then the count. *Needle N*: few facts in filler, prompts of about
+  0.55 to 0.9 N tokens. *Facts N*: lists of facts alone in an earlier turn, some 25 tokens each, so that N tokens hold
+  some N / 35 keys to tell apart.
 - `reread` is BF16 against itself, its prompts read in chunks of another size: what the order of sums alone does.
 """
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """The rows as a Markdown table."""
-    names = ("tools", "chat", *NEEDLES)
+    names = COLUMNS
     lines = [
         "| recipe | KL, prompt | KL, reply | top-1 | " + " | ".join(names) + " |",
         "|---|---|---|---|" + "---|" * len(names),
@@ -107,7 +109,7 @@ def _numbers(numbers: Mapping[str, Any]) -> str:
         if isinstance(value, Mapping) and "share" in value:
             told.append(f"{name} {_cell(value)}")
         elif isinstance(value, Mapping):
-            told.append(f"{name} {value['mean']:.3g} ({value['low']:.3g} to {value['high']:.3g}) nats")
+            told.append(f"{name} {value['mean']:.3g} ({value['low']:.3g} to {value['high']:.3g})")
         elif isinstance(value, float) and name != "count":
             told.append(f"{name} {value:.3g}")
     return "; ".join(told) + "."

@@ -28,12 +28,12 @@ from tests.bench.damage.items import Item, all_items, chosen
 from tests.bench.damage.measure import MAX_REPLY, Bench, Outcome
 
 ROWS = ("bf16", "int4-weights", "fp8-kv", "int4-kv-per-tensor")
-COUNTS = {"tools": 30, "chat": 8, "needle 512": 4, "needle 1024": 6, "needle 2048": 16, "needle 4096": 14}
-"""*choice*: 78 requests a row, half a minute of two cores. The product looks for copies in long prompts, so those are
-the more."""
+COUNTS = {"tools": 30, "chat": 8, "needle 512": 4, "needle 1024": 6, "needle 2048": 8, "needle 4096": 6,
+          "facts 2048": 12, "facts 4096": 12}  # fmt: skip
+"""*choice*: a minute of two cores a row. The product looks for copies in long prompts, so those are the more."""
 SETTLE_S = 300.0
 APART_KL = (0.1, 2e-4)  # *choice*: a tenth, or 0.2 millinats: the ledger's lists end after 20 tokens
-SAME = 0.97  # *choice*: two of 78: the direct reply is read in one go, and a near-tie may fall the other way
+SAME = 0.97  # *choice*: two of 86: the direct reply is read in one go, and a near-tie may fall the other way
 RULE = f"calls and recall are the same in {SAME:.0%} of the requests, mean KL is within a tenth or 0.2 millinats"
 SCORES = ("tool_call_mismatch", "copy_recall_loss", "logprob_kl")
 
