@@ -14,7 +14,7 @@ From a lane's promotion on, its change detector runs beside its rollback test; t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from scorers.betting import PAYOFF_CAP_MULTIPLE, Mixture, WideMixture, contrast_bets, promotion_bets, risk_bets
 from scorers.budgets import EXCEEDANCE_LIMIT, WHOLE, Budget
@@ -42,6 +42,17 @@ class Thresholds:
     def __init__(self, alpha_promote: float, alpha_rollback: float, sharing: int) -> None:
         self.promote = 1.0 / alpha_promote
         self.rollback = sharing / alpha_rollback
+
+
+class LaneSums(NamedTuple):
+    """What a lane has counted. Value, floor and bound follow from these and the budget alone (scorers/ruling.py)."""
+
+    samples: int
+    lost: int
+    total: float
+    capped_total: float
+    noise_samples: int
+    noise_total: float
 
 
 class Lane:
@@ -107,6 +118,10 @@ class Lane:
         if self.gate_position is None or second is None:
             return None
         return max(self.gate_position, second)
+
+    def sums(self) -> LaneSums:
+        """The counts as they stand."""
+        return LaneSums(self.samples, self.lost, self.total, self.capped_total, self.noise_samples, self.noise_total)
 
     def crossings(self) -> tuple[tuple[str, int | None], ...]:
         """Each test's name (of PASSING and FAILING), and where it reached its threshold."""

@@ -22,7 +22,7 @@ from typing import Any
 from scorers.budgets import EXCEEDANCE_LIMIT, Budget, GateRules, by_name
 from scorers.coverage import UNKNOWN_STRATUM, Coverage, CoverageTally
 from scorers.diagnose import FIXES, diagnose
-from scorers.evidence import BudgetEvidence, Thresholds, lane_count
+from scorers.evidence import BudgetEvidence, LaneSums, Thresholds, lane_count, ordered
 from scorers.pattern import PatternTally
 from scorers.records import Observation, Reason, Stratum
 from scorers.ruling import amount, remarks, rule
@@ -89,6 +89,13 @@ class EvidenceState:
     def coverage(self) -> Coverage:
         """What became of all live samples so far."""
         return self._coverage.coverage()
+
+    def sums(self) -> dict[str, dict[str, LaneSums]]:
+        """What each lane of each budget has counted: enough to draw its course, and cheap enough to ask for often."""
+        return {
+            evidence.budget.name: {name: evidence.lanes[name].sums() for name in ordered(evidence)}
+            for evidence in self._evidence
+        }
 
     def fold(self, observation: Observation) -> None:
         """Take in one observation.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -200,11 +200,13 @@ class LedgerReader:
             ).fetchone()
             return None if found is None else Checkpoint(*found)
 
-    def events(self, limit: int = 100) -> list[LedgerEvent]:
-        """The latest events, latest first."""
+    def events(self, limit: int = 100, kinds: Sequence[str] = ()) -> list[LedgerEvent]:
+        """The latest events, latest first; only of these kinds where some are given."""
+        where = f"WHERE kind IN ({', '.join('?' * len(kinds))})" if kinds else ""
         with snapshot(self.path) as connection:
             found = connection.execute(
-                "SELECT number, at_unix_s, kind, detail FROM events ORDER BY number DESC LIMIT ?", (limit,)
+                f"SELECT number, at_unix_s, kind, detail FROM events {where} ORDER BY number DESC LIMIT ?",
+                (*kinds, limit),
             )
             return [LedgerEvent(number, at, kind, json.loads(detail)) for number, at, kind, detail in found]
 
@@ -246,6 +248,15 @@ class LedgerReader:
         with snapshot(self.path) as connection:
             resets = _resets(connection)
         return max((int(reset["position"]) for reset in resets if reset["epoch"] == epoch), default=None)
+
+    def sampled_at(self, positions: Sequence[int]) -> dict[int, float]:
+        """When the rows at these positions were sampled; those that were pruned, or never were, are absent."""
+        with snapshot(self.path) as connection:
+            found = connection.execute(
+                "SELECT position, sampled_unix_s FROM exchanges WHERE position IN (SELECT value FROM json_each(?))",
+                (json.dumps(list(positions)),),
+            )
+            return dict(found.fetchall())
 
     def prompt_token_mismatches(self, epoch: int, after: int = -1) -> int:
         """How many live rows of an epoch past position `after` have arms that counted different prompt tokens.

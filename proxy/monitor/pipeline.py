@@ -22,14 +22,16 @@ from proxy.errors import LedgerError, RolloutError
 from proxy.exchange import Order, RelayEvent
 from proxy.monitor.epochs import EpochKeeper
 from proxy.monitor.evaluate import Evaluator, Keeping, mismatch_rule
+from proxy.monitor.history import note_of, same
 from proxy.monitor.intake import Intake
 from proxy.monitor.jobs import Worker, ended
 from proxy.monitor.mirror import Mirror
 from proxy.monitor.order import SamplingOrder
 from proxy.monitor.redact import redactor
 from proxy.monitor.rollout import Rollout
-from proxy.monitor.rows import RESET, ROLLOUT, Ledger, LedgerRow
+from proxy.monitor.rows import RESET, ROLLOUT, VERDICT, Ledger, LedgerRow
 from proxy.monitor.standing import MonitorMetrics, Standing
+from proxy.monitor.trail import Course
 from proxy.monitor.watch import ContractWatch, gate_of
 from proxy.monitor.writer import LedgerWriter
 from proxy.settings import Settings
@@ -118,6 +120,7 @@ class Monitor:
         self._rollout: Rollout | None = None
         if settings.rollout is not None:
             self._rollout = Rollout(settings.rollout, self._record_rollout, self._record_rollout_soon, wall)
+        self._noted: Mapping[str, Any] | None = None  # the verdict as the ledger's latest event tells it
         self._relays: dict[str, bool] = {}
         self._feed_counts: Callable[[], Mapping[str, int]] = dict
         self._paused = False
@@ -198,6 +201,8 @@ class Monitor:
             remembered=await self._writer.call(self._ledger.numbers, REMEMBERED_NUMBERS),
         )
         _log.info("resumed epoch %d with %d rows of evidence", self._standing.epoch, self._standing.folded)
+        self._noted = await self._writer.call(self._ledger.latest_event, VERDICT)
+        self._note(self._standing.verdict(()), found=True)
         if self._rollout is not None:
             self._rollout.resume(await self._writer.call(self._ledger.latest_event, ROLLOUT), self.verdict())
         self._intake.open(order)
@@ -244,8 +249,16 @@ class Monitor:
         self._epochs.rows_folded()
         verdict = self.verdict()
         self._standing.tell(verdict)
+        self._note(verdict)
         if self._rollout is not None:
             self._rollout.look(verdict)  # here and not on the clock alone: a fail returns to the reference at once
+
+    def _note(self, verdict: Verdict, *, found: bool = False) -> None:
+        """Another verdict than the last one told goes into the ledger, with the next batch: so that since when outlives
+        a restart. Looked at with each batch of rows and at a reset, so there are never more events than rows."""
+        if not same(self._noted, verdict):
+            self._noted = note_of(verdict, found=found)
+            self._writer.put_event(VERDICT, self._noted, self._wall())
 
     # ---- MonitorView
 
@@ -256,6 +269,10 @@ class Monitor:
             holds.append(f"the ledger cannot be written: {self._writer.last_error}")
         holds += [f"the {side} has not been observed since the start" for side in self._watch.unseen]
         return self._standing.verdict(holds)
+
+    def course(self) -> Course:
+        """How the evidence came to stand where it does, for pictures."""
+        return self._standing.course(self._wall())
 
     def readiness(self) -> Mapping[str, bool]:
         """Named conditions; all true means ready."""
@@ -309,6 +326,7 @@ class Monitor:
         # On the writer's thread: rows past the position are written after it, so none of them is folded before.
         await self._writer.call(self._ledger.event, RESET, detail, self._wall())
         self._standing.reset(epoch, position)
+        self._note(self.verdict())
         if self._rollout is not None:
             self._rollout.begin_again(self.verdict())
         _log.warning("an operator reset the evidence of epoch %d after position %d", epoch, position)

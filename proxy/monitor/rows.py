@@ -11,12 +11,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, Protocol
 
+from proxy.monitor.trail import Course
 from scorers.judge import Verdict
 from scorers.records import Arm, Disposition, Observation, Reason, Stratum
 
 RESET = "reset"
 """The kind of the event of an operator's reset; its detail holds `epoch`, `position` and `reason`."""
 
+
+VERDICT = "verdict"
+"""The kind of the event of a changed verdict; its detail is `history.note_of`. Evidence never reads it."""
 
 ROLLOUT = "rollout"
 """The kind of the event of a staged rollout's new place; its detail is `rollout.Place.as_dict()`."""
@@ -169,6 +173,10 @@ class Ledger(Protocol):
         """The position after which an epoch's evidence begins by an operator's latest reset; None without one."""
         ...
 
+    def sampled_at(self, positions: Sequence[int]) -> Mapping[int, float]:
+        """When the rows at these positions were sampled; those that were pruned, or never were, are absent."""
+        ...
+
     def prompt_token_mismatches(self, epoch: int, after: int = -1) -> int:
         """How many live rows of an epoch past position `after` have arms that counted different prompt tokens."""
         ...
@@ -208,6 +216,10 @@ class MonitorView(Protocol):
 
     def readiness(self) -> Mapping[str, bool]:
         """Named conditions; all true means ready."""
+        ...
+
+    def course(self) -> Course:
+        """How the evidence came to stand where it does, for pictures."""
         ...
 
     def state(self) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from backends.contract import Contract
 from proxy.errors import LedgerError
 from proxy.monitor.prompt_tokens import RECENT_ROWS, PromptTally, agreed, word_of
 from proxy.monitor.rows import Checkpoint, LedgerRow, Opening
+from proxy.monitor.trail import Course, Trail
 from scorers.judge import EvidenceState, Verdict, VerdictContext
 from scorers.records import Observation
 
@@ -37,6 +38,7 @@ class MonitorMetrics(Protocol):
 
 
 _PROMPTS = "prompts"  # beside the evidence in a checkpoint: what pruned rows told of the prompts
+_TRAIL = "trail"  # likewise: the picture of how it came to stand where it does
 _KEPT_NOTHING: Mapping[str, Any] = {"mismatches": 0, "recent": ""}
 
 
@@ -50,6 +52,8 @@ class Foldable(Protocol):
     def reset_position(self, epoch: int) -> int | None: ...
 
     def epoch_openings(self) -> Sequence[Opening]: ...
+
+    def sampled_at(self, positions: Sequence[int]) -> Mapping[int, float]: ...
 
     def prompt_token_mismatches(self, epoch: int, after: int = -1) -> int: ...
 
@@ -71,6 +75,7 @@ class Standing:
         self._told = ""
         self.contract: Mapping[str, Any] = {}
         self.prompts = PromptTally()
+        self._trail = Trail()
         self.folded = 0
         self.prompt_token_mismatches = 0
 
@@ -89,25 +94,26 @@ class Standing:
         Rows that were pruned are in the ledger's checkpoint, which holds for the budgets that it was made under.
         Raises:  LedgerError when the ledger cannot be read, or the pruned rows cannot be had in any other way.
         """
-        evidence, after, kept = self._fresh(), -1, _KEPT_NOTHING
+        evidence, after, kept, trail = self._fresh(), -1, _KEPT_NOTHING, Trail()
         reset = ledger.reset_position(epoch)
         if reset is not None:
             evidence.reset(reset)
             after = reset
         try:
-            last, folded = _fold_all(evidence, ledger, epoch, after)
+            last, folded = _fold_all(evidence, ledger, epoch, after, trail)
         except LedgerError as error:
-            evidence, after, kept = self._from_checkpoint(ledger, epoch, error)
+            evidence, after, kept, trail = self._from_checkpoint(ledger, epoch, error)
             if evidence.reset_position != reset:  # it would bring back what the operator has put aside
                 raise
-            last, folded = _fold_all(evidence, ledger, epoch, after)
+            last, folded = _fold_all(evidence, ledger, epoch, after, trail)
             last = max(last, after)
+        trail.date(ledger.sampled_at(trail.undated()))
         openings = [opening for opening in ledger.epoch_openings() if opening.epoch <= epoch]
         mismatches = kept["mismatches"] + ledger.prompt_token_mismatches(epoch, after)
         prompts = PromptTally.from_text(kept["recent"])
         for agreement in ledger.prompts_agreed(epoch, after, RECENT_ROWS):
             prompts.take(agreement)
-        self._openings, self._epoch, self.contract = openings, epoch, contract
+        self._openings, self._epoch, self.contract, self._trail = openings, epoch, contract, trail
         self._last_position, self.folded = last, folded
         self.prompt_token_mismatches, self.prompts = mismatches, prompts
         self._evidence = evidence  # last: with it there is a verdict, and the loop may be asked for it at any moment
@@ -142,6 +148,7 @@ class Standing:
                 self._broken = f"evidence could not take in a row ({type(error).__name__}); restart to fold again"
                 continue
             self._last_position = row.position
+            self._trail.look(self._evidence, row.sampled_unix_s)
             self.folded += 1
             agreement = agreed(row)
             if agreement is not None:
@@ -153,7 +160,12 @@ class Standing:
         if self._evidence is None or self._epoch is None or self._last_position < 0 or self._broken:
             return None
         kept = {"mismatches": self.prompt_token_mismatches, "recent": self.prompts.to_text()}
-        return self._epoch, self._last_position, json.dumps({**self._evidence.to_json(), _PROMPTS: kept})
+        state = {**self._evidence.to_json(), _PROMPTS: kept, _TRAIL: self._trail.to_json()}
+        return self._epoch, self._last_position, json.dumps(state)
+
+    def course(self, now_unix_s: float) -> Course:
+        """How the evidence came to stand where it does; empty while the ledger is still being read."""
+        return Course() if self._evidence is None else self._trail.course(self._evidence, now_unix_s)
 
     def verdict(self, holds: Sequence[str]) -> Verdict:
         """The verdict of this moment; inconclusive while the ledger is still being read."""
@@ -198,17 +210,17 @@ class Standing:
     def _forget_rows(self) -> None:
         """Nothing was folded yet."""
         self._last_position, self.folded, self.prompt_token_mismatches = -1, 0, 0
-        self.prompts = PromptTally()
+        self.prompts, self._trail = PromptTally(), Trail()
 
     def _from_checkpoint(
         self, ledger: Foldable, epoch: int, error: LedgerError
-    ) -> tuple[EvidenceState, int, Mapping[str, Any]]:
+    ) -> tuple[EvidenceState, int, Mapping[str, Any], Trail]:
         checkpoint = ledger.checkpoint_of(epoch)
         if checkpoint is None:
             raise error
         try:
             state = json.loads(checkpoint.state_json)
-            evidence, fresh = EvidenceState.from_json(state), self._fresh()
+            evidence, fresh, trail = EvidenceState.from_json(state), self._fresh(), Trail.from_json(state.get(_TRAIL))
         except ValueError as damage:
             raise LedgerError(
                 f"the rows before position {checkpoint.position} were pruned, and their checkpoint cannot be read "
@@ -219,7 +231,7 @@ class Standing:
                 "the budgets changed, and rows that the new ones would need were pruned; start with a new ledger "
                 "(ledger.path), or restore the old [budgets] and [gate]"
             ) from error
-        return evidence, checkpoint.position, state.get(_PROMPTS, _KEPT_NOTHING)
+        return evidence, checkpoint.position, state.get(_PROMPTS, _KEPT_NOTHING), trail
 
 
 def _is_history(row: LedgerRow, evidence: EvidenceState) -> bool:
@@ -227,10 +239,11 @@ def _is_history(row: LedgerRow, evidence: EvidenceState) -> bool:
     return evidence.reset_position is not None and row.position <= evidence.reset_position
 
 
-def _fold_all(evidence: EvidenceState, ledger: Foldable, epoch: int, after: int) -> tuple[int, int]:
+def _fold_all(evidence: EvidenceState, ledger: Foldable, epoch: int, after: int, trail: Trail) -> tuple[int, int]:
     """(last position or -1, how many) of the rows folded."""
     last, count = -1, 0
     for observation in ledger.observations(epoch, after):
         evidence.fold(observation)
+        trail.look(evidence, None)
         last, count = observation.position, count + 1
     return last, count

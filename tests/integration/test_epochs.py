@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import orjson
 import pytest
 
 from backends.scripted import Script, ScriptedServer
+from proxy.monitor.ledger_reader import LedgerEvent, open_read_only
 from proxy.report.recompute import recompute
 from proxy.settings import Settings
 from tests.integration.monitor_world import World, engines, running, until, world_settings
@@ -103,3 +106,51 @@ async def test_a_checkpoint_replaced_under_a_running_engine_begins_a_new_epoch(t
             f"candidate weights: {first['candidate']['weights']} became {second['candidate']['weights']}"
         )
         assert str(tmp_path) not in str(world.monitor.verdict().as_dict())
+
+
+@pytest.mark.asyncio
+async def test_a_fail_is_noted_once_outlives_a_restart_and_counts_for_no_evidence(tmp_path: Path) -> None:
+    settings = world_settings(tmp_path, needle_rate=0.0)
+    async with engines() as (candidate, reference):
+        candidate.set_fault("tool_name", 0.9)
+        async with running(World(settings, candidate, reference)) as world:
+            await fed(world, 1, 80)
+            assert world.monitor.verdict().state == "fail"
+            drawn = world.monitor.course().points
+        (noted,) = noted_in(settings)
+        assert (noted.detail["state"], noted.detail["stage"], noted.detail["epoch"]) == ("fail", "rolled_back", 1)
+        assert noted.detail["reason"].startswith("tool_call_mismatch: over its limit")
+        assert "found" not in noted.detail
+        async with running(World(settings, candidate, reference)) as world:
+            world.send(await world.exchanges(2, 10, worker="v"))
+            await until(lambda: world.monitor.state()["ledger"]["rows_written"] >= 10 and world.at_rest())
+            held = world.monitor.verdict().as_dict()
+            assert held == recompute(settings.ledger.path) == told_alone(settings)
+            assert [point.sums for point in world.monitor.course().points][:20] == [p.sums for p in drawn][:20]
+            await world.monitor.reset("understood")
+        assert [(n.detail["state"], n.at_unix_s >= noted.at_unix_s) for n in noted_in(settings)] == [
+            ("inconclusive", True),
+            ("fail", True),
+        ]
+
+
+@pytest.mark.asyncio
+async def test_a_ledger_without_notes_opens_and_its_verdict_is_noted_as_found(tmp_path: Path) -> None:
+    settings = world_settings(tmp_path, needle_rate=0.0)
+    async with engines() as (candidate, reference):
+        candidate.set_fault("tool_name", 0.9)
+        async with running(World(settings, candidate, reference)) as world:
+            await fed(world, 1, 80)
+        with closing(sqlite3.connect(settings.ledger.path)) as connection:  # as the version before would have left it
+            connection.execute("DELETE FROM events WHERE kind = 'verdict'")
+            connection.commit()
+        async with running(World(settings, candidate, reference)) as world:
+            await until(lambda: bool(noted_in(settings)))
+            assert world.monitor.verdict().state == "fail"
+        (noted,) = noted_in(settings)
+        assert noted.detail["found"] is True
+
+
+def noted_in(settings: Settings) -> list[LedgerEvent]:
+    """The events of changed verdicts, latest first."""
+    return open_read_only(settings.ledger.path).events(kinds=("verdict",))

@@ -234,6 +234,9 @@ class MemoryLedger:
         told = [detail for kind, detail in self.events if kind == "reset" and detail["epoch"] == epoch]
         return max((detail["position"] for detail in told), default=None)
 
+    def sampled_at(self, positions: Sequence[int]) -> dict[int, float]:
+        return {row.position: row.sampled_unix_s for row in self.rows if row.position in positions}
+
     def prompt_token_mismatches(self, epoch: int, after: int = -1) -> int:
         return sum(
             row.prompt_tokens != row.reference_prompt_tokens

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from proxy.monitor.rows import LedgerRow, PairBodies, ScoreRow
+from proxy.monitor.trail import Course
 from scorers.judge import Verdict
 from scorers.records import Reason, ScoreSpec, Stratum
 from scorers.verdict import BudgetVerdict, Diagnosis, LaneVerdict, State
@@ -131,6 +132,7 @@ class FixedView:
     def __init__(self, judged: Verdict | None = None) -> None:
         self.judged = judged if judged is not None else verdict()
         self.ready = {"ledger": True, "reference": True}
+        self.drawn = Course()
         self.paused = False
         self.broken: Exception | None = None
         self.resets: list[str] = []
@@ -140,6 +142,9 @@ class FixedView:
         if self.broken is not None:
             raise self.broken
         return self.judged
+
+    def course(self) -> Course:
+        return self.drawn
 
     def readiness(self) -> Mapping[str, bool]:
         return self.ready

@@ -108,3 +108,14 @@ def test_the_verdict_from_the_file_alone_knows_the_reset(ledger: SqliteLedger) -
     alone.resume(open_read_only(ledger.path), 1, {})
     assert alone.verdict(()).as_dict() == live.verdict(()).as_dict()
     assert live.verdict(()).coverage.sampled == alone.prompt_token_mismatches == 15
+
+
+def test_times_of_positions_and_events_of_a_kind(ledger: SqliteLedger) -> None:
+    ledger.append([row(n) for n in (0, 1, 4)])
+    assert ledger.sampled_at([4, 1, 9]) == {1: row(1).sampled_unix_s, 4: row(4).sampled_unix_s}
+    assert ledger.sampled_at([]) == {}
+    for kind in ("pause", "verdict", "resume"):
+        ledger.event(kind, {}, 2.0)
+    assert [event.kind for event in ledger.events()] == ["resume", "verdict", "pause"]
+    assert [event.kind for event in ledger.events(kinds=("verdict", "pause"))] == ["verdict", "pause"]
+    assert [event.kind for event in ledger.events(1, ("verdict", "pause"))] == ["verdict"]
