@@ -11,11 +11,11 @@ import logging
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Literal, Protocol
+from typing import Literal, Protocol
 
 import orjson
 import uvicorn
-from fastapi import FastAPI, HTTPException, Path, Query, Request
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -27,16 +27,14 @@ from proxy.monitor.exposition import ParityMetrics
 from proxy.monitor.gate_routes import add_gate
 from proxy.monitor.guard import Guard, is_loopback
 from proxy.monitor.ledger_reader import LedgerStats
-from proxy.monitor.page import CONTENT_SECURITY_POLICY, overview, pair_page, problem
-from proxy.monitor.readable import side_by_side, summary
-from proxy.monitor.replies import json_reply, small_body
-from proxy.monitor.rows import LedgerRow, MonitorView
+from proxy.monitor.page import CONTENT_SECURITY_POLICY, problem
+from proxy.monitor.page_routes import PairSource, add_pages
+from proxy.monitor.replies import json_reply, small_body, wants_html
+from proxy.monitor.rows import MonitorView
 
 KEEP_ALIVE_S = 120  # above Prometheus' default scrape interval of 60 s, so that a scraper's connection is never closed
 MAX_CONNECTIONS = 256  # *choice*: people, scrapers and rollout tools; beyond it 503
 SHUTDOWN_GRACE_S = 3  # *choice*: a reader of the page is not worth more
-PAGE_PAIRS = 20  # DESIGN 2.7: sample 20 and show them side by side
-REFRESH_S = (5, 3600)  # *choice*
 MAX_ACT_BYTES = 4096  # *choice*: an act has a sentence to say
 MAX_REASON_CHARS = 500  # *choice*
 
@@ -52,19 +50,15 @@ _SECURITY_HEADERS = {
 _log = logging.getLogger(__name__)
 
 
-class PairSource(Protocol):
+class LedgerSource(PairSource, Protocol):
     """What the port reads of the ledger. Calls block and raise LedgerError."""
-
-    def pairs(self, *, limit: int, before: int | None, score: str | None, mismatched: bool) -> list[LedgerRow]: ...
-
-    def pair(self, id: str, kind: Literal["live", "probe"] | None = None) -> LedgerRow | None: ...
 
     def stats(self) -> LedgerStats: ...
 
 
 def create_control_app(
     view: MonitorView,
-    ledger: PairSource,
+    ledger: LedgerSource,
     metrics: ParityMetrics,
     token: str | None,
     recipe: str,
@@ -76,9 +70,8 @@ def create_control_app(
     app.add_middleware(Guard, token=token or None, gate_token=gate_token or None, response_headers=_SECURITY_HEADERS)
     _add_probes(app, view, ledger, metrics, recipe)
     add_gate(app, view, recipe)
-    _add_pairs(app, ledger)
     _add_acts(app, view)
-    _add_page(app, view, ledger, recipe)
+    add_pages(app, view, ledger, recipe)
     _add_problems(app)
     return app
 
@@ -156,7 +149,7 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _add_probes(app: FastAPI, view: MonitorView, ledger: PairSource, metrics: ParityMetrics, recipe: str) -> None:
+def _add_probes(app: FastAPI, view: MonitorView, ledger: LedgerSource, metrics: ParityMetrics, recipe: str) -> None:
     @app.get("/healthz")
     async def healthz() -> Response:
         return json_reply({"alive": True})
@@ -188,51 +181,25 @@ def _add_probes(app: FastAPI, view: MonitorView, ledger: PairSource, metrics: Pa
         return json_reply(view.state())
 
 
-def _add_pairs(app: FastAPI, ledger: PairSource) -> None:
-    @app.get("/pairs")
-    async def pairs(
-        limit: Annotated[int, Query(ge=1, le=500)] = 50,
-        before: Annotated[int | None, Query(ge=0)] = None,
-        score: Annotated[str | None, Query(max_length=64)] = None,
-        mismatched: bool = False,
-    ) -> Response:
-        rows = await asyncio.to_thread(ledger.pairs, limit=limit, before=before, score=score, mismatched=mismatched)
-        return json_reply([summary(row) for row in rows])
-
-    @app.get("/pairs/{id}")
-    async def pair(
-        request: Request,
-        id: Annotated[str, Path(max_length=128)],
-        kind: Annotated[Literal["live", "probe"] | None, Query()] = None,
-    ) -> Response:
-        row = await asyncio.to_thread(ledger.pair, id, kind)
-        if row is None:
-            raise HTTPException(404, "no such pair: unknown, its bodies were not kept, or they have been pruned")
-        shown = await asyncio.to_thread(side_by_side, row)
-        if _wants_html(request):
-            return HTMLResponse(await asyncio.to_thread(pair_page, shown))
-        return json_reply(shown)
-
-
 def _add_acts(app: FastAPI, view: MonitorView) -> None:
     @app.post("/mirror/{act}")
     async def act(request: Request, act: Literal["pause", "resume"]) -> Response:
         (view.pause if act == "pause" else view.resume)()
-        if _wants_html(request):
+        if wants_html(request):
             return RedirectResponse("/", 303)
         return json_reply({"paused": act == "pause"})
 
     @app.post("/rollout/{act}")
     async def rollout(request: Request, act: Literal["pause", "resume", "abort", "promote"]) -> Response:
         stands = await view.rollout_act(act, _reason_in(await small_body(request, MAX_ACT_BYTES)))
-        if _wants_html(request):
+        if wants_html(request):
             return RedirectResponse("/", 303)
         return json_reply(stands)
 
     @app.post("/gate/reset")
     async def reset(request: Request) -> Response:
         position = await view.reset(_reason_in(await small_body(request, MAX_ACT_BYTES)))
-        if _wants_html(request):
+        if wants_html(request):
             return RedirectResponse("/", 303)
         return json_reply({"reset": True, "position": position})
 
@@ -249,35 +216,6 @@ def _reason_in(body: bytes) -> str:
             422, f'the body must be empty or a JSON object {{"reason": "..."}} of up to {MAX_REASON_CHARS} characters'
         )
     return reason
-
-
-def _add_page(app: FastAPI, view: MonitorView, ledger: PairSource, recipe: str) -> None:
-    @app.get("/")
-    async def page(
-        refresh: Annotated[int | None, Query(ge=REFRESH_S[0], le=REFRESH_S[1])] = None,
-        score: Annotated[str | None, Query(max_length=64)] = None,
-        before: Annotated[int | None, Query(ge=0)] = None,
-        every: bool = False,
-    ) -> Response:
-        trouble = None
-        try:
-            rows = await asyncio.to_thread(
-                ledger.pairs, limit=PAGE_PAIRS, before=before, score=score or None, mismatched=not every
-            )
-        except LedgerError as error:
-            rows, trouble = [], str(error)
-        html = overview(
-            verdict=gate.current(view, recipe),
-            readiness=view.readiness(),
-            state=view.state(),
-            pairs=[summary(row) for row in rows],
-            score=score or None,
-            every=every,
-            refresh_s=refresh,
-            trouble=trouble,
-            full=len(rows) == PAGE_PAIRS,
-        )
-        return HTMLResponse(html)
 
 
 def _add_problems(app: FastAPI) -> None:
@@ -300,11 +238,6 @@ def _add_problems(app: FastAPI) -> None:
 
 
 def _problem(request: Request, status: int, told: str, headers: Mapping[str, str] | None = None) -> Response:
-    if _wants_html(request):
+    if wants_html(request):
         return HTMLResponse(problem(status, told), status, headers=dict(headers or {}))
     return json_reply({"error": told}, status, headers)
-
-
-def _wants_html(request: Request) -> bool:
-    """True for a browser. JSON is what a caller gets who does not ask."""
-    return "text/html" in request.headers.get("accept", "")

@@ -15,12 +15,12 @@ from typing import Any, Literal
 
 from proxy.errors import LedgerError
 from proxy.monitor.ledger_file import open_reader, said_plainly
-from proxy.monitor.ledger_records import COLUMNS, DISPOSITIONS, JOINS, KINDS, Shapes, inflate, parse_stratum, read_row
+from proxy.monitor.ledger_pairs import Asked, latest_scores, list_pairs, one_pair
+from proxy.monitor.ledger_records import COLUMNS, DISPOSITIONS, JOINS, KINDS, Shapes, parse_stratum, read_row
 from proxy.monitor.ledger_snapshot import snapshot, span_of
-from proxy.monitor.rows import RESET, LedgerRow, Opening, PairBodies
-from scorers.records import Observation, Stratum
+from proxy.monitor.rows import RESET, LedgerRow, Opening
+from scorers.records import Observation, Reason, Stratum
 
-MAX_PAGE = 500  # *choice*: pairs in one answer
 MAX_WORKERS = 512  # *choice*: relay workers that are remembered; a name is one life's, so they pile up over restarts
 
 
@@ -139,53 +139,29 @@ class LedgerReader:
                 yield read_row(record, shapes)
             span.check()
 
-    def pairs(self, *, limit: int, before: int | None, score: str | None, mismatched: bool) -> list[LedgerRow]:
-        """The latest rows that have bodies, latest first, below position `before`, at most MAX_PAGE.
-
-        Explanations are there; the bodies themselves are left out (`pair` has them). `score` keeps the rows with a
-        number of that name for the candidate; `mismatched` those where it (or any gating score) is a mismatch.
-        """
-        top = before if before is not None else 1 << 62
-        with snapshot(self.path) as connection:
-            if score is None:
-                source = "bodies b" if not mismatched else "bodies b INDEXED BY bodies_mismatched"
-                where = "b.position < ?" + (" AND b.mismatched" if mismatched else "")
-                arguments: tuple[Any, ...] = (top,)
-            else:
-                source = "body_scores x JOIN names n ON n.id = x.name JOIN bodies b ON b.position = x.position"
-                where = "n.name = ? AND x.position < ?" + (" AND x.mismatched" if mismatched else "")
-                arguments = (score, top)
-            cursor = connection.execute(
-                f"SELECT {COLUMNS}, b.explanations FROM {source} JOIN ({JOINS}) ON e.position = b.position "
-                f"WHERE {where} ORDER BY b.position DESC LIMIT ?",
-                (*arguments, max(1, min(limit, MAX_PAGE))),
-            )
-            shapes = Shapes(connection)
-            return [read_row(record, shapes, explanations=record[-1]) for record in cursor]
+    def pairs(
+        self,
+        *,
+        limit: int,
+        before: int | None = None,
+        after: int | None = None,
+        score: str | None = None,
+        stratum: str | None = None,
+        mismatched: bool = False,
+    ) -> list[LedgerRow]:
+        """The rows that have bodies, latest first (past `after`: oldest first), at most MAX_PAGE; see ledger_pairs."""
+        return list_pairs(self.path, Asked(score, mismatched, stratum, before, after), limit)
 
     def pair(self, id: str, kind: Literal["live", "probe"] | None = None) -> LedgerRow | None:
         """The row of this id with its bodies and explanations; None when unknown or its bodies are not kept.
 
         A probe has the id of the exchange that it was planted in; without `kind` the exchange comes first.
         """
-        kinds = KINDS if kind is None else (kind,)
-        with snapshot(self.path) as connection:
-            record = connection.execute(
-                f"SELECT {COLUMNS}, b.explanations, b.request, b.candidate, b.reference, b.control "
-                f"FROM bodies b JOIN ({JOINS}) ON e.position = b.position "
-                "WHERE b.id = ? AND e.kind BETWEEN ? AND ? ORDER BY e.kind, b.position DESC LIMIT 1",
-                (id, KINDS.index(kinds[0]), KINDS.index(kinds[-1])),
-            ).fetchone()
-            if record is None:
-                return None
-            explanations, request, candidate, reference, control = record[-5:]
-            bodies = PairBodies(
-                inflate(request),
-                inflate(candidate),
-                inflate(reference),
-                None if control is None else inflate(control),
-            )
-            return read_row(record, Shapes(connection), explanations=explanations, bodies=bodies)
+        return one_pair(self.path, id, kind)
+
+    def latest_scores(self, epoch: int, limit: int) -> list[tuple[str, Mapping[str, float | Reason]]]:
+        """Stratum and the candidate's scores of the latest `limit` scored rows of an epoch."""
+        return latest_scores(self.path, epoch, limit)
 
     def epochs(self) -> list[Epoch]:
         """All epochs, oldest first."""

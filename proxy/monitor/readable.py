@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any, Literal
 
+from proxy.monitor.calls import beside
+from proxy.monitor.recalled import recalled
 from proxy.monitor.rows import LedgerRow
 from scorers.decode import DecodeError, decode_reply, decode_request
-from scorers.records import Choice
+from scorers.records import Choice, DecodedRequest
 
 
 def summary(row: LedgerRow) -> dict[str, Any]:
@@ -39,6 +41,9 @@ def side_by_side(row: LedgerRow) -> dict[str, Any]:
     """One pair of `/pairs/{id}`: the summary, each scorer's explanation, and request and replies, decoded and raw.
 
     A body that cannot be decoded (cut to its bound, redacted, garbage) has `choices` null and `undecodable` says why.
+    `calls` lays the first choice's tool calls beside the reference's, `noise_calls` those of the reference's second
+    run; `recall` says what the reference copied from far back, and whether the candidate says it too. Each is null
+    where there is nothing of the kind.
     """
     answer = summary(row)
     answer["scores"] = [
@@ -47,37 +52,65 @@ def side_by_side(row: LedgerRow) -> dict[str, Any]:
     ]
     bodies = row.bodies
     if bodies is None:
-        return {**answer, "request": None, "candidate": None, "reference": None, "control": None}
+        nothing = ("request", "candidate", "reference", "control", "calls", "noise_calls", "recall")
+        return {**answer, **dict.fromkeys(nothing)}
     kind: Literal["chat", "completion"] = "completion" if row.path.startswith("/v1/completions") else "chat"
+    asked = _asked(row.path, bodies.request)
+    candidate, reference = _answered(kind, bodies.candidate), _answered(kind, bodies.reference)
+    control = None if bodies.control is None else _answered(kind, bodies.control)
     return {
         **answer,
-        "request": _request(row.path, bodies.request),
-        "candidate": _reply(kind, bodies.candidate),
-        "reference": _reply(kind, bodies.reference),
-        "control": None if bodies.control is None else _reply(kind, bodies.control),
+        "request": _request(asked, bodies.request),
+        "candidate": _reply(candidate, bodies.candidate),
+        "reference": _reply(reference, bodies.reference),
+        "control": None if control is None else _reply(control, bodies.control or b""),
+        "calls": _calls(asked, candidate, reference),
+        "noise_calls": None if control is None else _calls(asked, control, reference),
+        "recall": None
+        if isinstance(asked, str) or isinstance(candidate, str) or isinstance(reference, str)
+        else recalled(asked, candidate, reference),
     }
 
 
-def _request(path: str, body: bytes) -> dict[str, Any]:
-    shown: dict[str, Any] = {"prompt": None, "tools": None, "undecodable": None}
+def _asked(path: str, body: bytes) -> DecodedRequest | str:
+    """The request, or why it cannot be read."""
     try:
-        decoded = decode_request(path, body)
-        shown.update(prompt=decoded.prompt_text, tools=sorted(decoded.tools))
+        return decode_request(path, body)
     except DecodeError as error:
-        shown["undecodable"] = str(error)
-    return {**shown, "raw": body.decode("utf-8", "replace")}
+        return str(error)
 
 
-def _reply(kind: Literal["chat", "completion"], body: bytes) -> dict[str, Any]:
-    shown: dict[str, Any] = {"choices": None, "undecodable": None}
+def _answered(kind: Literal["chat", "completion"], body: bytes) -> tuple[Choice, ...] | str:
+    """The choices, or why there are none."""
     if not body:
-        shown["undecodable"] = "no reply"
-    else:
-        try:
-            shown["choices"] = [_choice(choice) for choice in decode_reply(kind, "", body).choices]
-        except DecodeError as error:
-            shown["undecodable"] = str(error)
-    return {**shown, "raw": body.decode("utf-8", "replace")}
+        return "no reply"
+    try:
+        return decode_reply(kind, "", body).choices
+    except DecodeError as error:
+        return str(error)
+
+
+def _calls(
+    asked: DecodedRequest | str, left: tuple[Choice, ...] | str, right: tuple[Choice, ...] | str
+) -> list[dict[str, Any]] | None:
+    sides = [() if isinstance(side, str) or not side else side[0].tool_calls for side in (left, right)]
+    if not any(sides):
+        return None
+    return beside(sides[0], sides[1], {} if isinstance(asked, str) else asked.tools)
+
+
+def _request(asked: DecodedRequest | str, body: bytes) -> dict[str, Any]:
+    raw = body.decode("utf-8", "replace")
+    if isinstance(asked, str):
+        return {"prompt": None, "tools": None, "undecodable": asked, "raw": raw}
+    return {"prompt": asked.prompt_text, "tools": sorted(asked.tools), "undecodable": None, "raw": raw}
+
+
+def _reply(answered: tuple[Choice, ...] | str, body: bytes) -> dict[str, Any]:
+    raw = body.decode("utf-8", "replace")
+    if isinstance(answered, str):
+        return {"choices": None, "undecodable": answered, "raw": raw}
+    return {"choices": [_choice(choice) for choice in answered], "undecodable": None, "raw": raw}
 
 
 def _choice(choice: Choice) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the control port's routes share: a JSON reply, and a request body that has a bound."""
+"""What the control port's routes share: a JSON reply, a request body that has a bound, and who wants a page."""
 
 from __future__ import annotations
 
@@ -32,3 +32,8 @@ async def small_body(request: Request, max_bytes: int) -> bytes:
         if len(body) > max_bytes:
             raise HTTPException(413, f"the body is larger than {max_bytes} bytes")
     return body
+
+
+def wants_html(request: Request) -> bool:
+    """True for a browser. JSON is what a caller gets who does not ask."""
+    return "text/html" in request.headers.get("accept", "")

@@ -13,12 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import orjson
 import pytest
 
 from proxy.errors import LedgerError, RolloutError, SettingsError
 from proxy.monitor.control import create_control_app, serve_control
 from proxy.monitor.exposition import ParityMetrics
+from proxy.monitor.guard import OPEN_PATHS
+from proxy.monitor.page.script import SCRIPT
 from proxy.monitor.rows import LedgerRow, PairBodies, ScoreRow
 from tests.integration.control_rig import TOKEN, Rig, control_port
 from tests.unit.monitor_samples import SPECS, FixedView, bodies, reply, row, verdict
@@ -240,7 +243,8 @@ async def test_markup_of_clients_stays_text(tmp_path: Path) -> None:
             page = await rig.client.get(path, headers=BROWSER)
             assert page.status_code == 200
             assert page.headers["content-security-policy"].startswith("default-src 'none'; style-src 'sha256-")
-            assert "<script" not in page.text
+            assert page.text.count("<script") == 1  # ours, whose digest is in the policy
+            assert f"<script>{SCRIPT}</script>" in page.text
             assert "<img" not in page.text
             assert re.search(r"[\x00-\x08\x0b-\x1f\u202e]", page.text) is None
         assert "&lt;script&gt;" in page.text
@@ -252,7 +256,9 @@ async def test_every_answer_is_guarded_by_headers(tmp_path: Path) -> None:
         rig.ledger.append([row(1, bodies=bodies())])
         for path in (*EVERY_GET, "/nowhere", "/healthz"):
             headers = (await rig.client.get(path)).headers
-            assert "script-src" not in headers["content-security-policy"]
+            policy = headers["content-security-policy"]
+            assert "unsafe" not in policy
+            assert policy.startswith("default-src 'none'; style-src 'sha256-")
             assert headers["x-content-type-options"] == "nosniff"
             assert headers["cache-control"] == "no-store"
             assert headers["x-frame-options"] == "DENY"
@@ -358,6 +364,29 @@ async def test_beyond_loopback_it_serves_with_a_token(tmp_path: Path) -> None:
     await asyncio.wait_for(serve_control(_app(tmp_path, TOKEN), "0.0.0.0", 0, shutdown, stop), 10)
     assert ports
     assert ports[0] > 0
+
+
+async def test_beyond_loopback_no_route_answers_without_the_token(tmp_path: Path) -> None:
+    """Every route that the application has, by its own list: one that is added later is in here."""
+    app, shutdown = _app(tmp_path, TOKEN), asyncio.Event()
+    listening: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    serving = asyncio.create_task(
+        serve_control(app, "0.0.0.0", 0, shutdown, lambda _, port: listening.set_result(port))
+    )
+    port = await listening
+    asked = {(method, re.sub(r"\{\w+\}", "pause", route.path)) for route in app.routes for method in route.methods}
+    assert {("GET", "/"), ("GET", "/pairs/pause"), ("POST", "/mirror/pause"), ("GET", "/metrics")} <= asked
+    assert len(asked) >= 13
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        for method, path in sorted(asked):
+            answer = await client.request(method, path, headers=BROWSER)
+            assert answer.status_code == (200 if path in OPEN_PATHS else 401), (method, path)
+            assert path in OPEN_PATHS or answer.content == b"the control port needs its token\n" or method == "HEAD"
+        assert (await client.get("/nowhere")).status_code == 401
+        assert (await client.get("/healthz")).json() == {"alive": True}  # all that it says to a stranger
+    shutdown.set()
+    await serving
+    assert {"/healthz"} == OPEN_PATHS
 
 
 async def test_a_taken_port_is_named(tmp_path: Path) -> None:

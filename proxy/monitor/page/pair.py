@@ -1,34 +1,119 @@
-"""One pair, side by side: what was asked, what each side answered, where they part, and what each scorer says of it."""
+"""One pair, side by side: where its replies part, call by call and word by word, and what each scorer says of it."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from difflib import SequenceMatcher
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 
+from proxy.monitor.page.differs import cut, marked, parting
 from proxy.monitor.page.html import Html, Part, tag
+from proxy.monitor.page.laid_out import calls_section, recall_section
+from proxy.monitor.page.steps import Steps, reader
 from proxy.monitor.page.style import frame
+from proxy.monitor.page.words import figure, moment, stratum_words
 
-MAX_SHOWN_CHARS = 20_000  # *choice*: what a person reads; the JSON has the rest
-MAX_COMPARED_WORDS = 1_500  # *choice*, spaces counted: difflib is quadratic at worst, and the text is not ours
-_WORDS = re.compile(r"\s+|\S+")
-_SIDES = (("candidate", "Candidate"), ("reference", "Reference"), ("control", "Reference, second run"))
+_SIDES = (("candidate", "Candidate"), ("reference", "Reference"), ("control", "Noise twin: the reference again"))
+_SCORES = ("Score", "Candidate", "Noise twin", "Explanation")
+_LONG_PROMPT_CHARS = 1_500  # *choice*: a longer one is folded away, for the replies are what is read
+_RUNGS = {
+    "trigger": "only one side calls a tool",
+    "parse": "its arguments are no JSON",
+    "schema": "a call breaks its tool's schema",
+    "names": "another tool is called",
+    "args_strict": "other arguments",
+}
 
 
-def pair_page(shown: Mapping[str, Any]) -> str:
+def pair_page(shown: Mapping[str, Any], steps: Steps, limits: Mapping[str, float]) -> str:
     """The whole page of what `readable.side_by_side` gave."""
     about = f"pair {shown['id']}" + (" (needle)" if shown["kind"] == "probe" else "")
     return frame(
         f"pair {shown['id']} - parity",
         about,
-        tag("section", tag("h1", "Asked"), _request(shown["request"])),
+        reader(steps),
+        _summary(shown, limits),
+        recall_section(shown),
+        calls_section(shown["calls"], shown["noise_calls"]),
+        _parts(shown),
         _replies(shown),
+        tag("section", tag("h2", "Asked"), _request(shown["request"]), id="asked"),
         _scores(shown),
         _facts(shown),
-        links=[tag("a", "overview", href="/")],
+        links=[tag("a", "overview", href="/"), tag("a", "all pairs", href="/#pairs")],
+    )
+
+
+def _summary(shown: Mapping[str, Any], limits: Mapping[str, float]) -> Html:
+    """What is wrong with it, in a line per budget, and which stratum it is of."""
+    off = [
+        score
+        for score in shown["scores"]
+        if score["arm"] == "candidate"
+        and score["value"] is not None
+        and score["value"] > limits.get(score["name"], 1e18)
+    ]
+    off.sort(key=lambda score: score["name"])
+    return tag(
+        "section",
+        tag("h1", "A failing pair" if off else "A pair"),
+        tag("ul", [tag("li", _wrong(score, limits[score["name"]])) for score in off])
+        if off
+        else tag("p", "No budget's score is over its limit here."),
+        tag(
+            "p",
+            stratum_words(shown["stratum"] or "unknown"),
+            ". Sampled ",
+            moment(shown["sampled_unix_s"]),
+            ". Pair ",
+            tag("span", shown["id"], class_="values"),
+            ", position ",
+            f"{shown['position']:,}",
+            ".",
+            class_="small dim",
+        ),
+        id="pair",
+    )
+
+
+def _wrong(score: Mapping[str, Any], limit: float) -> Part:
+    choices = score["explanation"].get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    rung = _RUNGS.get(first.get("rung", "")) if isinstance(first, Mapping) else None
+    value = tag("span", figure(score["value"]), class_="chip bad")
+    return [tag("strong", score["name"]), " ", value, f" against {figure(limit)}", f": {rung}" if rung else None]
+
+
+def _parts(shown: Mapping[str, Any]) -> Part:
+    """The first divergence of the two texts, with what stands around it."""
+    sides = [shown[key] for key in ("candidate", "reference")]
+    if any(side is None or side["choices"] is None for side in sides):
+        return None
+    left, right = (_first_text(side) for side in sides)
+    found = parting(left, right)
+    if found is None:
+        return tag("section", tag("h2", "Texts"), tag("p", "Both say the same, letter by letter.")) if left else None
+    rows = [
+        tag(
+            "tr",
+            tag("th", title, scope="row"),
+            tag(
+                "td",
+                tag("span", f"...{before}", class_="dim"),
+                tag("span", after or "(ends here)", class_=mark),
+                dir="auto",
+                class_="wide values",
+            ),
+        )
+        for title, (before, after), mark in (("Candidate", found.left, "del"), ("Reference", found.right, "ins"))
+    ]
+    return tag(
+        "section",
+        tag("h2", f"The texts part at word {found.word:,}"),
+        tag("table", tag("tbody", rows), class_="stack"),
+        tag("p", tag("a", "to that place in the whole text", href="#parts-candidate"), class_="small"),
+        id="parts",
     )
 
 
@@ -50,17 +135,23 @@ def _facts(shown: Mapping[str, Any]) -> Html:
 
 
 def _scores(shown: Mapping[str, Any]) -> Html:
-    numbered = [score for score in shown["scores"] if score["value"] is not None]
+    """Every score of the pair, and the same score of the noise twin beside it."""
+    arms: dict[str, dict[str, Mapping[str, Any]]] = {"candidate": {}, "noise": {}}
+    for score in shown["scores"]:
+        if score["value"] is not None:
+            arms[score["arm"]][score["name"]] = score
     without = [score for score in shown["scores"] if score["value"] is None]
-    order = sorted(numbered, key=lambda score: (score["arm"] != "candidate", -score["value"], score["name"]))
-    columns = ("Score", "Arm", "Value", "Explanation")
-    rows = [_score(score, columns) for score in order]
-    head = tag("tr", [tag("th", name, scope="col", class_="n" if name == "Value" else None) for name in columns])
+    worst = {name: -score["value"] for name, score in arms["candidate"].items()}
+    names = sorted({*arms["candidate"], *arms["noise"]}, key=lambda name: (worst.get(name, 1.0), name))
+    head = tag(
+        "tr", [tag("th", name, scope="col", class_="n" if at in (1, 2) else None) for at, name in enumerate(_SCORES)]
+    )
+    rows = [_score(name, arms["candidate"].get(name), arms["noise"].get(name)) for name in names]
     missing = ", ".join(f"{score['name']} ({score['arm']}): {score['reason']}" for score in without)
     return tag(
         "section",
         tag("h2", "Scores"),
-        tag("div", tag("table", tag("thead", head), tag("tbody", rows), class_="stack"), class_="scroll")
+        tag("table", tag("thead", head), tag("tbody", rows), class_="stack")
         if rows
         else tag("p", "No score has a number."),
         tag("details", tag("summary", f"{len(without)} without a number"), tag("p", missing, class_="small"))
@@ -69,17 +160,16 @@ def _scores(shown: Mapping[str, Any]) -> Html:
     )
 
 
-def _score(score: Mapping[str, Any], columns: tuple[str, ...]) -> Html:
+def _score(name: str, ours: Mapping[str, Any] | None, noise: Mapping[str, Any] | None) -> Html:
     told: Part = None
-    if score["explanation"]:
-        text = _pretty(score["explanation"])
-        told = tag("details", tag("summary", "why"), tag("pre", _cut(text)), class_="small")
+    if ours is not None and ours["explanation"]:
+        told = tag("details", tag("summary", "why"), tag("pre", cut(_pretty(ours["explanation"]))), class_="small")
+    values = ["none" if side is None else f"{side['value']:.4g}" for side in (ours, noise)]
     return tag(
         "tr",
-        tag("td", score["name"], class_="name", data_label=columns[0]),
-        tag("td", score["arm"], data_label=columns[1]),
-        tag("td", f"{score['value']:.4g}", class_="n", data_label=columns[2]),
-        tag("td", told, class_="wide", data_label=columns[3]),
+        tag("td", name, class_="name", data_label=_SCORES[0]),
+        [tag("td", value, class_="n", data_label=label) for value, label in zip(values, _SCORES[1:], strict=False)],
+        tag("td", told, class_="wide", data_label=_SCORES[3]),
     )
 
 
@@ -87,12 +177,16 @@ def _request(request: Mapping[str, Any] | None) -> Part:
     if request is None:
         return tag("p", "The bodies are not kept.", class_="dim")
     tools = request["tools"]
+    prompt = request["prompt"]
+    said: Part = tag("div", cut(prompt), class_="said", dir="auto", tabindex="0") if prompt else None
+    if prompt and len(prompt) > _LONG_PROMPT_CHARS:
+        said = tag("details", tag("summary", f"the prompt, {len(prompt):,} characters"), said)
     return [
         tag("p", "Tools offered: ", ", ".join(tools)) if tools else None,
         tag("p", f"cannot be decoded: {request['undecodable']}", class_="chip wait")
         if request["undecodable"]
         else None,
-        tag("div", _cut(request["prompt"]), class_="said", dir="auto") if request["prompt"] else None,
+        said,
         _raw(request["raw"]),
     ]
 
@@ -100,12 +194,36 @@ def _request(request: Mapping[str, Any] | None) -> Part:
 def _replies(shown: Mapping[str, Any]) -> Html:
     sides = [(key, title) for key, title in _SIDES if shown[key] is not None]
     texts = {key: _first_text(shown[key]) for key, _ in sides}
-    marked = _compared(texts.get("candidate", ""), texts.get("reference", ""))
+    both = marked(texts.get("candidate", ""), texts.get("reference", ""))
+    texts_marked = dict(zip(("candidate", "reference"), both, strict=True))
     return tag(
         "div",
-        [tag("section", tag("h2", title), _reply(shown[key], marked.get(key))) for key, title in sides],
+        [
+            tag("section", tag("h2", title), _twin(shown, key), _reply(shown[key], texts_marked.get(key)))
+            for key, title in sides
+        ],
         class_="cols",
+        id="replies",
     )
+
+
+def _twin(shown: Mapping[str, Any], key: str) -> Part:
+    """Whether the reference's second run says what its first did."""
+    if key != "control" or shown["reference"] is None or shown["reference"]["choices"] is None:
+        return None
+    same = _comparable(shown["control"]) == _comparable(shown["reference"])
+    return tag(
+        "p",
+        tag(
+            "span",
+            "the same answer" if same else "another answer: so much is noise",
+            class_="chip good" if same else "chip wait",
+        ),
+    )
+
+
+def _comparable(reply: Mapping[str, Any]) -> Sequence[Any]:
+    return [(choice["text"], choice["tool_calls"]) for choice in reply["choices"] or ()]
 
 
 def _reply(reply: Mapping[str, Any], first_text: Part) -> Part:
@@ -119,41 +237,30 @@ def _reply(reply: Mapping[str, Any], first_text: Part) -> Part:
 
 def _choice(choice: Mapping[str, Any], marked_text: Part) -> Part:
     calls = [
-        tag("pre", tag("strong", call["name"]), "\n", _cut(_pretty_text(call["arguments"])), dir="auto")
+        tag("pre", tag("strong", call["name"]), "\n", cut(_pretty_text(call["arguments"])), dir="auto", tabindex="0")
         for call in choice["tool_calls"]
     ]
     return [
         tag("h3", f"Choice {choice['index']}") if choice["index"] else None,
-        tag("p", tag("span", choice["finish_reason"] or "no finish reason", class_="chip")),
-        tag("details", tag("summary", "reasoning"), tag("div", _cut(choice["reasoning"]), class_="said", dir="auto"))
+        tag("p", tag("span", "ended by: ", choice["finish_reason"] or "unknown", class_="chip")),
+        tag("details", tag("summary", "reasoning"), tag("div", cut(choice["reasoning"]), class_="said", dir="auto"))
         if choice["reasoning"]
         else None,
-        tag("div", "Refused: ", _cut(choice["refusal"]), class_="said", dir="auto") if choice["refusal"] else None,
-        [tag("h3", "Tool calls"), calls] if calls else None,
-        tag("div", marked_text or _cut(choice["text"]), class_="said", dir="auto") if choice["text"] else None,
+        tag("div", "Refused: ", cut(choice["refusal"]), class_="said", dir="auto") if choice["refusal"] else None,
+        calls,
+        tag("div", marked_text or cut(choice["text"]), class_="said", dir="auto", tabindex="0")
+        if choice["text"]
+        else None,
     ]
 
 
 def _raw(raw: str) -> Html:
-    return tag("details", tag("summary", "raw body"), tag("pre", _cut(_pretty_text(raw)), dir="auto"), class_="small")
+    return tag("details", tag("summary", "raw body"), tag("pre", cut(_pretty_text(raw)), dir="auto"), class_="small")
 
 
 def _first_text(reply: Mapping[str, Any]) -> str:
     choices = reply["choices"]
     return str(choices[0]["text"]) if choices else ""
-
-
-def _compared(left: str, right: str) -> dict[str, Part]:
-    """Both texts with what only one side says marked; empty when nothing is, or when it is too much to compare."""
-    words = [_WORDS.findall(text) for text in (left, right)]
-    if left == right or not left or not right or max(len(part) for part in words) > MAX_COMPARED_WORDS:
-        return {}
-    marked: tuple[list[Part], list[Part]] = ([], [])
-    for kind, a, b, c, d in SequenceMatcher(None, words[0], words[1], autojunk=False).get_opcodes():
-        for out, part, mark in ((marked[0], words[0][a:b], "del"), (marked[1], words[1][c:d], "ins")):
-            if part:
-                out.append("".join(part) if kind == "equal" else tag("span", *part, class_=mark))
-    return {"candidate": marked[0], "reference": marked[1]}
 
 
 def _pretty(value: Any) -> str:
@@ -168,12 +275,6 @@ def _pretty_text(text: str) -> str:
         return _pretty(orjson.loads(text))
     except orjson.JSONDecodeError:
         return text
-
-
-def _cut(text: str) -> str:
-    if len(text) <= MAX_SHOWN_CHARS:
-        return text
-    return f"{text[:MAX_SHOWN_CHARS]}\n... and {len(text) - MAX_SHOWN_CHARS:,} more characters; the JSON has them"
 
 
 def _known(value: int | None) -> str:
