@@ -265,7 +265,7 @@ def test_a_needle_is_drawn_in_its_place() -> None:
     raw = pair(row(1, kind="probe", bodies=kept, scores=(score,)), needle_recall_loss=0.1)
     text = Outline(raw).text
     assert "The planted needle stands 62% into the prompt, and the candidate does not say it." in text
-    assert "1,200 tokens: prompts of 1k-4k tokens" in text
+    assert "1,200 tokens by the reference's count; its bucket, by its text, is 1k-4k" in text
     assert 'class="fact gone"' in raw
     assert "A failing pair" in text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from urllib.parse import urlencode
 
 from proxy.monitor.page.chart import lane_of, picture
@@ -55,9 +56,28 @@ def _budget(shown: Shown, budget: BudgetVerdict) -> Html:
             " ",
             tag("span", "critical", class_="chip") if budget.critical else None,
         ),
-        tag("div", [_lane(shown, budget, name, lane) for name, lane in lanes], class_="cols charts"),
+        tag("div", [_lane(shown, budget, name, lane) for name, lane in lanes if _matters(lane)], class_="cols charts"),
+        _small(shown, budget, [(name, lane) for name, lane in lanes if not _matters(lane)]),
         id=f"budget-{budget.name}",
         class_="apart" if budget.strata else None,
+    )
+
+
+def _matters(lane: LaneVerdict) -> bool:
+    """Whether a lane is needed for a pass, or is worth a look by itself."""
+    return lane.required or lane.state == "fail" or not lane.share
+
+
+def _small(shown: Shown, budget: BudgetVerdict, lanes: Sequence[tuple[str, LaneVerdict]]) -> Part:
+    """The strata that no pass waits for, folded away."""
+    if not lanes:
+        return None
+    return tag(
+        "details",
+        tag("summary", f"{len(lanes)} with under 5 % of its pairs, which no pass waits for"),
+        tag("div", [_lane(shown, budget, name, lane) for name, lane in lanes], class_="cols charts"),
+        id=f"small-{budget.name}",
+        class_="small",
     )
 
 

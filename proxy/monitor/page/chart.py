@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 from proxy.monitor.page.html import Html, tag
 from proxy.monitor.page.words import clock, figure
@@ -18,6 +18,7 @@ from scorers.judge import Budget
 WIDTH, HEIGHT = 360.0, 168.0
 LEFT, RIGHT, TOP, BOTTOM = 16.0, 4.0, 8.0, 22.0
 MAX_STRETCHES = 16  # *choice*: bars, each the mean of one stretch of time
+MIN_STRETCH_PAIRS = 10  # *choice*: a single mismatch is no stretch that went badly
 HEADROOM = 1.6  # *choice*: the limit stands at most at 1/1.6 of the height
 
 Bound = Callable[[int, float, float], float | None]
@@ -120,12 +121,13 @@ def _bound(lane: Lane, sums: LaneSums, bound: Bound) -> float | None:
 def _stretches(dots: Sequence[Dot]) -> list[tuple[float, float, float]]:
     """(begin, end, mean) of stretches of the course: what the whole's mean hides, how the latest went."""
     step = -(-(len(dots) - 1) // MAX_STRETCHES)
-    chosen = [*dots[:-1:step], dots[-1]]
     found = []
-    for a, b in pairwise(chosen):
+    a = dots[0]
+    for b in [*dots[step:-1:step], dots[-1]]:
         samples = b.sums.samples - a.sums.samples
-        if samples > 0 and b.at > a.at:
+        if samples >= MIN_STRETCH_PAIRS and b.at > a.at:
             found.append((a.at, b.at, (b.sums.total - a.sums.total) / samples))
+            a = b
     return found
 
 

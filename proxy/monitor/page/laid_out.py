@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from proxy.monitor.page.html import Html, Part, tag
-from proxy.monitor.page.words import stratum_words
 
 _FATES = {
     "same": "the same",
@@ -89,7 +88,8 @@ def recall_section(shown: Mapping[str, Any]) -> Part:
         places = [(needle["depth_ratio"], needle["found"]["left"])]
     tokens = shown["reference_prompt_tokens"]
     length = needle["length"] if needle else (shown["stratum"] or "unknown").split("/")[0]
-    how = f"{tokens:,} tokens" if tokens else f"{recall['prompt_chars']:,} characters" if recall else "unknown length"
+    how = [f"{tokens:,} tokens by the reference's count"] if tokens else []
+    how += [f"{recall['prompt_chars']:,} characters"] if recall else []
     gone = sum(not said for _, said in places)
     what = "The planted needle" if shown["kind"] == "probe" else "What the reference read far back in the prompt"
     if gone:
@@ -103,7 +103,11 @@ def recall_section(shown: Mapping[str, Any]) -> Part:
         tag("h2", "Recall"),
         tag("p", told),
         _bar(places, told),
-        tag("p", f"The prompt has {how}: {stratum_words(length)}.", class_="small dim"),
+        tag(
+            "p",
+            f"The prompt has {', '.join(how) or 'an unknown length'}; its bucket, by its text, is {length}.",
+            class_="small dim",
+        ),
         tag("ul", [tag("li", _fact(fact)) for fact in facts]) if facts else None,
         id="recall",
     )

@@ -101,11 +101,12 @@ outline-offset:2px}
 .reader a,.reader .end{padding:.35rem .9rem;border:1px solid var(--line);border-radius:8px;background:var(--card);
 text-decoration:none}.reader .end{color:var(--dim)}
 kbd{font:.8rem ui-monospace,monospace;border:1px solid var(--line);border-radius:4px;padding:0 .3rem}
-.here{color:var(--card);background:var(--fail);border-radius:3px;padding:0 .25rem;font-size:.75rem;font-weight:700}
+.here{color:var(--card);background:var(--fail);border-radius:3px;padding:0 .25rem;margin-right:.25rem;
+font-size:.75rem;font-weight:700}
 .values{overflow-wrap:anywhere;font:.875rem/1.45 ui-monospace,monospace;unicode-bidi:plaintext}
 tr.changed td,tr.added td,tr.missing td{background:var(--failbg)}tr.reworded td{background:var(--waitbg)}
 tr.same td{color:var(--dim)}.fate{white-space:nowrap}
-.place{display:block;width:100%;height:auto;max-width:40rem}svg .prompt{fill:var(--code);stroke:var(--line)}
+.place{display:block;width:100%;height:auto;max-width:28rem}svg .prompt{fill:var(--code);stroke:var(--line)}
 svg .fact{fill:var(--pass)}svg .fact.gone{fill:var(--fail)}svg .asked{fill:var(--dim);opacity:.4}
 q{quotes:none;background:var(--code);padding:0 .2rem;overflow-wrap:anywhere}
 @media(max-width:40rem){body{font-size:15px}nav{margin-left:0}section{padding:.75rem;border-radius:8px}

@@ -48,7 +48,7 @@ def _since(shown: Shown) -> Part:
 
 def _broken(shown: Shown, budget: BudgetVerdict) -> Html:
     """One broken budget, in four answers."""
-    _, lane = lanes_worst_first(budget)[0]
+    lane = budget.lane  # of several lanes it knows when the first turned over
     parts = shown.parts.get(budget.name, ())
     stratum = worst_stratum(budget, parts)
     what = (
@@ -92,7 +92,13 @@ def _where(shown: Shown, budget: BudgetVerdict, stratum: str | None) -> Part:
         name, lane = lanes[0]
         said = f"{stratum_words(name)}: {figure(lane.value, budget.unit)} over {lane.samples:,} pairs"
         more = [stratum_words(one) for one in over if one != name]
-        return [tag("strong", said), f"; over in {' and in '.join(more)} too" if more else "; for certain nowhere else"]
+        at = shown.over_since(lane)
+        since = [", since ", moment(at)] if at is not None and len(over) > 1 else None
+        return [
+            tag("strong", said),
+            since,
+            f"; over in {' and in '.join(more)} too" if more else "; for certain nowhere else",
+        ]
     parts = shown.parts.get(budget.name, ())
     if stratum is None:
         return "its evidence is not kept apart by stratum, and the latest rows name none"
