@@ -85,13 +85,13 @@ _ABSENT = _Absent()
 
 def _paths(left: Any, right: Any, schema: Json, path: str, depth: int) -> Iterator[dict[str, Any]]:
     sides = [side for side in (left, right) if side is not _ABSENT]
-    if sides and depth < MAX_DEPTH and all(isinstance(side, dict) and side for side in sides):
+    if any(sides) and depth < MAX_DEPTH and all(isinstance(side, dict) for side in sides):
         properties = schema.get("properties") if isinstance(schema, dict) else None
         parts = properties if isinstance(properties, dict) else {}
         for key in dict.fromkeys(key for side in reversed(sides) for key in side):
             mine, other = (_ABSENT if side is _ABSENT else side.get(key, _ABSENT) for side in (left, right))
             yield from _paths(mine, other, parts.get(key), f"{path}.{key}" if path else key, depth + 1)
-    elif sides and depth < MAX_DEPTH and all(isinstance(side, list) and side for side in sides):
+    elif any(sides) and depth < MAX_DEPTH and all(isinstance(side, list) for side in sides):
         items = schema.get("items") if isinstance(schema, dict) else None
         for at in range(max(len(side) for side in sides)):
             mine, other = (_ABSENT if side is _ABSENT or at >= len(side) else side[at] for side in (left, right))
