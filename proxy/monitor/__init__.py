@@ -14,10 +14,12 @@
     writer.py       rows to the ledger, in batches, by one thread
     rollout.py      the staged rollout: its steps, and the way back;  the relays are told over the feed
     standing.py     the current epoch's evidence and its verdict;  watch.py notices changed arms
+      trail.py        how the evidence came to stand where it does, for pictures;  history.py when the verdict changed
 
-    ledger.py       the ledger in SQLite;  ledger_file, _reader, _snapshot, _records, packing, retention its rooms
+    ledger.py       the ledger in SQLite;  ledger_file, _reader, _pairs, _snapshot, _records, packing, retention its rooms
     exposition.py   what Prometheus sees
-    control.py      the control port;  guard.py, gate.py, page/ its rooms
+    control.py      the control port;  guard.py, gate.py, page_routes.py with page/ its rooms
+      readable.py     one pair for people:  calls.py argument by argument, recalled.py facts and their place in the prompt
 
 Threads: the event loop; one for parsing and scoring; one that writes the ledger. Every queue is bounded, and what does
 not fit becomes a row that says so.

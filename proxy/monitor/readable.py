@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from proxy.monitor.calls import beside
+from proxy.monitor.probes import CHAT_PATH
 from proxy.monitor.recalled import recalled
 from proxy.monitor.rows import LedgerRow
 from scorers.decode import DecodeError, decode_reply, decode_request
@@ -55,7 +56,7 @@ def side_by_side(row: LedgerRow) -> dict[str, Any]:
         nothing = ("request", "candidate", "reference", "control", "calls", "noise_calls", "recall")
         return {**answer, **dict.fromkeys(nothing)}
     kind: Literal["chat", "completion"] = "completion" if row.path.startswith("/v1/completions") else "chat"
-    asked = _asked(row.path, bodies.request)
+    asked = _asked(CHAT_PATH if row.kind == "probe" else row.path, bodies.request)
     candidate, reference = _answered(kind, bodies.candidate), _answered(kind, bodies.reference)
     control = None if bodies.control is None else _answered(kind, bodies.control)
     return {

@@ -331,6 +331,20 @@ def test_a_lost_fact_is_drawn_where_it_stood(page: Chrome, served: Served) -> No
     assert "The texts part at word" in one(page, "#parts").text
 
 
+def test_a_planted_needle_is_drawn_where_it_was_planted(page: Chrome, served: Served) -> None:
+    probe = next(pair for pair in served.pairs(score="needle_recall_loss") if pair["kind"] == "probe")
+    page.get(f"{served.control}/pairs/{probe['id']}?kind=probe")
+    told = httpx.get(f"{served.control}/pairs/{probe['id']}", params={"kind": "probe"}).json()
+    scores = {score["name"]: score for score in told["scores"] if score["arm"] == "candidate"}
+    depth = scores["needle_recall_loss"]["explanation"]["depth_ratio"]
+    said = one(page, "#recall")
+    assert "The planted needle stands" in said.text
+    (mark,) = every(said, "svg .fact.gone")
+    assert float(mark.get_attribute("x") or -1) / 355.0 == pytest.approx(depth, abs=0.05)
+    assert "access code is" in one(said, "q").text
+    assert "access code is" in (one(page, "#asked .said").get_attribute("textContent") or "")
+
+
 def test_on_a_phone_nothing_scrolls_sideways_and_every_text_has_contrast(
     browser: Chrome, served: Served, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -407,6 +421,20 @@ def test_the_verdict_stays_fresh_and_the_place_on_the_page_is_kept(page: Chrome,
     assert page.execute_script("return window.here") == 1, "the page was not loaded anew"
     assert page.execute_script("return window.scrollY") == pytest.approx(700, abs=40)
     assert one(page, "#strata").get_attribute("open") is not None
+
+
+def test_a_monitor_that_does_not_answer_is_said(page: Chrome) -> None:
+    """An old verdict that looks fresh would be worse than none."""
+    network_as = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    wait = WebDriverWait(page, 3 * REFRESH_MS / 1000)
+    page.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": True, **network_as})
+    try:
+        wait.until(lambda p: one(p, "body").get_attribute("data-stale") is not None)
+        told = page.execute_script("return getComputedStyle(document.body, '::before').content")
+        assert "does not answer" in told
+    finally:
+        page.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": False, **network_as})
+    wait.until(lambda p: one(p, "body").get_attribute("data-stale") is None)
 
 
 def test_what_clients_say_stays_text(page: Chrome, served: Served) -> None:

@@ -8,6 +8,7 @@ import html.parser
 from dataclasses import replace
 from typing import Any
 
+import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +26,7 @@ from proxy.monitor.page import (
 )
 from proxy.monitor.page.html import VOID, Html, escape, tag
 from proxy.monitor.readable import side_by_side, summary
+from proxy.monitor.redact import redactor
 from proxy.monitor.rows import LedgerRow, Opening, PairBodies, ScoreRow
 from scorers.coverage import Coverage, StratumCoverage
 from scorers.judge import Verdict
@@ -280,6 +282,21 @@ def test_a_pair_is_side_by_side_with_what_differs_marked() -> None:
     for said in ("Candidate", "Reference", "Noise twin", "names", "room ", "Turin", "get_weather"):
         assert said in outline.text
     assert "room 4711\n today" in outline.text  # the space of the text is kept
+
+
+def test_what_was_redacted_is_on_no_part_of_the_page() -> None:
+    """Calls and facts are read from the kept bodies, which are redacted before they are kept."""
+    filler = "Nothing was seen that day. " * 60
+    asked = orjson.dumps({"messages": [{"role": "user", "content": f"The code is SECRET-4711. {filler}"}]})
+    said = [reply("SECRET-4711", ("unlock", f'{{"code": "SECRET-{n}"}}')) for n in (4711, 4712)]
+    hiding = redactor(("..content", "..arguments"))
+    request, candidate, reference = (hiding.body(body)[0] for body in (asked, *said))
+    whole, hidden = (
+        pair(row(1, bodies=PairBodies(*kept))) for kept in ((asked, *said), (request, candidate, reference))
+    )
+    assert whole.count("SECRET") > 8
+    assert "SECRET" not in hidden
+    assert "[redacted]" in hidden
 
 
 def test_a_long_text_is_cut_and_not_compared() -> None:

@@ -118,10 +118,10 @@ def _parts(shown: Mapping[str, Any]) -> Part:
 
 
 def _facts(shown: Mapping[str, Any]) -> Html:
+    told = {"path": shown["path"], "outcome": f"{shown['outcome']}, status {shown['status']}"}
     facts = {
-        "path": shown["path"],
+        **(told if shown["kind"] == "live" else {}),  # a needle is no client's request
         "stratum": shown["stratum"] or "unknown",
-        "outcome": f"{shown['outcome']}, status {shown['status']}",
         "prompt tokens, candidate": _known(shown["prompt_tokens"]),
         "prompt tokens, reference": _known(shown["reference_prompt_tokens"]),
         "position": f"{shown['position']} in epoch {shown['epoch']}",

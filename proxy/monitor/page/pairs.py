@@ -77,10 +77,10 @@ def _pair(shown: Shown, pair: Mapping[str, Any], limits: Mapping[str, tuple[floa
     told = [_off(score, *limits[score["name"]]) for score in off[:_SCORES_SHOWN]]
     text = pair["id"] if pair["kind"] == "live" else f"{pair['id']} (needle)"
     cells: list[Part] = [
-        tag("a", text, href=pair_link(pair, shown.filter), class_="name"),
+        tag("a", text, href=pair_link(pair, shown.filter), class_="name id"),
         tag("div", told or tag("span", "nothing that a budget looks at", class_="dim"), class_="small"),
         stratum_words(pair["stratum"] or "unknown"),
-        moment(pair["sampled_unix_s"]),
+        tag("span", moment(pair["sampled_unix_s"]), class_="small off"),
     ]
     return tag("tr", [tag("td", cell, data_label=name) for cell, name in zip(cells, _COLUMNS, strict=True)])
 

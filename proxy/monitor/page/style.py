@@ -69,7 +69,7 @@ background:var(--failbg);color:var(--fail);padding:.4rem 1rem;font-weight:600}
 font-weight:600;text-decoration:none;margin-right:.75rem}
 .legend{list-style:none;display:flex;flex-wrap:wrap;gap:.2rem 1.25rem;padding:0;margin:0 0 .5rem;color:var(--dim)}
 .key{width:1.5rem;height:.75rem;vertical-align:middle}
-.off{white-space:nowrap}
+.off{white-space:nowrap}.id{font:.85rem ui-monospace,monospace}
 article{border-top:1px solid var(--line);padding-top:.25rem;margin-top:.75rem}
 article:target{outline:2px solid var(--link);outline-offset:6px;border-radius:4px}
 #budgets .all{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(20rem,100%),1fr));gap:0 1.5rem}
@@ -94,7 +94,7 @@ td ul,dd ul{margin:0;padding-left:1.1rem}tbody th{white-space:normal;color:var(-
 .steps [aria-current]{background:var(--link);color:var(--card);border-color:var(--link)}
 form.filters{align-items:center}label{display:inline-flex;gap:.35rem;align-items:center;max-width:100%}
 select{font:inherit;color:var(--ink);background:var(--code);border:1px solid var(--line);border-radius:8px;
-padding:.35rem;min-width:0;max-width:100%}
+padding:.35rem;min-width:0;max-width:min(100%,22rem)}
 select:focus-visible,input:focus-visible,pre:focus-visible,.said:focus-visible{outline:3px solid var(--link);
 outline-offset:2px}
 .reader{display:flex;flex-wrap:wrap;gap:.25rem 1.25rem;align-items:baseline;margin:1rem 0 0}
