@@ -16,10 +16,11 @@
     standing.py     the current epoch's evidence and its verdict;  watch.py notices changed arms
       trail.py        how the evidence came to stand where it does, for pictures;  history.py when the verdict changed
 
-    ledger.py       the ledger in SQLite;  ledger_file, _reader, _pairs, _snapshot, _records, packing, retention its rooms
+    ledger.py       the ledger in SQLite; its rooms: ledger_file, _reader, _pairs, _snapshot, _records, packing,
+                    retention
     exposition.py   what Prometheus sees
     control.py      the control port;  guard.py, gate.py, page_routes.py with page/ its rooms
-      readable.py     one pair for people:  calls.py argument by argument, recalled.py facts and their place in the prompt
+      readable.py     one pair for people:  calls.py argument by argument, recalled.py facts and where they stood
 
 Threads: the event loop; one for parsing and scoring; one that writes the ledger. Every queue is bounded, and what does
 not fit becomes a row that says so.

@@ -94,7 +94,7 @@ td ul,dd ul{margin:0;padding-left:1.1rem}tbody th{white-space:normal;color:var(-
 .steps [aria-current]{background:var(--link);color:var(--card);border-color:var(--link)}
 form.filters{align-items:center}label{display:inline-flex;gap:.35rem;align-items:center;max-width:100%}
 select{font:inherit;color:var(--ink);background:var(--code);border:1px solid var(--line);border-radius:8px;
-padding:.35rem;min-width:0;max-width:min(100%,22rem)}
+padding:.35rem;min-width:0;width:15rem;max-width:100%}
 select:focus-visible,input:focus-visible,pre:focus-visible,.said:focus-visible{outline:3px solid var(--link);
 outline-offset:2px}
 .reader{display:flex;flex-wrap:wrap;gap:.25rem 1.25rem;align-items:baseline;margin:1rem 0 0}

@@ -14,7 +14,8 @@ _MEANING = {
     "fail": "The candidate is over a critical budget.",
     "inconclusive": "The evidence does not decide yet. This is never a pass.",
 }
-_MORE_REASONS = 8  # *choice*: what is read at a glance; /gate has them all
+_MORE_REASONS = 8  # *choice*: listed; /gate has them all
+_AT_ONCE = 3  # *choice*: reasons read at a glance; more are folded away
 
 
 def verdict_section(shown: Shown) -> Html:
@@ -160,5 +161,5 @@ def _reasons(shown: Shown, *, told: bool) -> Part:
         tag("p", tag("a", f"and {more} more", href="/gate")) if more > 0 else None,
         id="reasons",
         class_="small",
-        open=told and len(rest) <= _MORE_REASONS,
+        open=told and len(rest) <= _AT_ONCE,
     )
