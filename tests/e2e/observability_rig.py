@@ -137,8 +137,8 @@ class Asked:
         return await self._result("/api/v1/query", query=expr)
 
     async def over(self, expr: str, start_unix_s: float, step_s: float) -> list[dict[str, Any]]:
-        """The result of a query over the time from then to now."""
-        span = {"start": str(start_unix_s), "end": str(time.time()), "step": str(step_s)}
+        """The result of a query over the time from then to now, the last step not before now."""
+        span = {"start": str(start_unix_s), "end": str(time.time() + step_s), "step": str(step_s)}
         return await self._result("/api/v1/query_range", query=expr, **span)
 
     async def exemplars(self, expr: str, start_unix_s: float) -> list[dict[str, Any]]:

@@ -254,7 +254,7 @@ class _Course:
         await self._control.post("/mirror/pause")
         await self._until(lambda gate: gate["coverage"]["lost"])
         await self._control.post("/mirror/resume")
-        await self._seen(scaled('increase(parity_exchanges_total{disposition="lost"}[1m]) > 0'))
+        await self._seen(scaled('increase(parity_exchanges_total{kind="live",disposition="lost"}[1m]) > 0'))
 
     async def looked_back(self) -> None:
         """What is drawn over time, over the whole day."""
@@ -310,7 +310,7 @@ def test_the_fault_pages_within_the_rules_window_and_two_scrapes(day: Day) -> No
     took_s = notice.at_s - day.planted_s
     bar_s = FAST_BURN_WINDOW_S + 2 * SCRAPE_INTERVAL_S + GROUP_WAIT_S
     since_bad_s = notice.at_s - day.first_bad_s
-    print(f"{FAST_BURN}: {took_s:.1f} s after the fault, {since_bad_s:.1f} s after the first bad reply")
+    print(f"\n{FAST_BURN}: {took_s:.1f} s after the fault, {since_bad_s:.1f} s after the first bad reply")
     print(f"  of {bar_s:.2f} s ({FAST_BURN_WINDOW_S:g} s window, 2 scrapes, {GROUP_WAIT_S} s group_wait)")
     assert day.planted_s <= day.first_bad_s < notice.at_s
     assert took_s <= bar_s
@@ -322,7 +322,7 @@ def test_the_fault_pages_within_the_rules_window_and_two_scrapes(day: Day) -> No
 def test_the_failed_verdict_pages_at_once(day: Day) -> None:
     """Its rule has no window: the verdict is seen by the next scrape and the next evaluation."""
     took_s = day.fired[VERDICT_FAIL].at_s - day.failed_s
-    print(f"{VERDICT_FAIL}: verdict {day.failed_s - day.planted_s:.1f} s after the fault, page {took_s:.2f} s later")
+    print(f"\n{VERDICT_FAIL}: verdict {day.failed_s - day.planted_s:.1f} s after the fault, page {took_s:.2f} s later")
     assert took_s <= 2 * SCRAPE_INTERVAL_S + GROUP_WAIT_S + UNSCALED_S
     assert "proven worse" in day.fired[VERDICT_FAIL].summary
 
@@ -330,7 +330,7 @@ def test_the_failed_verdict_pages_at_once(day: Day) -> None:
 def test_recovery_resolves_both(day: Day) -> None:
     for name in (VERDICT_FAIL, FAST_BURN):
         took_s = day.resolved[name].at_s - day.recovered_s
-        print(f"{name}: resolved {took_s:.1f} s after the candidate was replaced")
+        print(f"\n{name}: resolved {took_s:.1f} s after the candidate was replaced")
         assert took_s <= seconds("30m")
         assert day.resolved[name].labels == day.fired[name].labels
 
