@@ -13,11 +13,14 @@ import argparse
 import asyncio
 import hashlib
 import json
+import platform
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from backends.emulator.recipes import RECIPES
 from backends.emulator.server import MODEL
@@ -34,14 +37,14 @@ CACHE = ROOT / ".cache" / "damage"
 REREAD = "reread"  # BF16 in other chunks: the floor
 
 
-def measure(directory: Path, names: Sequence[str], *, again: bool) -> dict[str, list[dict[str, Any]]]:
-    """The outcomes by recipe, measured or kept from before; tells its progress."""
+def measure(directory: Path, names: Sequence[str], *, again: bool) -> dict[str, dict[str, Any]]:
+    """By recipe the `outcomes`, measured or kept from before, and what they were measured `on`; tells its progress."""
     vocabulary = Vocabulary.of(directory)
     items = all_items(vocabulary)
     bench = Bench(items, vocabulary, directory)
     base = _fingerprint(directory, items)
     CACHE.mkdir(parents=True, exist_ok=True)
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for number, name in enumerate(names, 1):
         kept = CACHE / f"{base}-{name}.json"
         if again or not kept.is_file():
@@ -53,10 +56,21 @@ def measure(directory: Path, names: Sequence[str], *, again: bool) -> dict[str, 
                 rows.append(one.as_dict())
                 if done % 10 == 0 or done == len(places):
                     print(f"\r{number}/{len(names)} {name}: {done} of {len(places)}", end="", file=sys.stderr)
-            kept.write_text(json.dumps(rows), encoding="utf-8")
+            kept.write_text(json.dumps({"on": _here(), "outcomes": rows}), encoding="utf-8")
             print(f", {time.perf_counter() - began:.0f} s", file=sys.stderr)
         found[name] = json.loads(kept.read_text(encoding="utf-8"))
     return found
+
+
+def _here() -> str:
+    """What arithmetic depends on beside the code: INT4 turns a difference in the last bit into another value."""
+    return f"Python {platform.python_version()}, numpy {np.__version__}, {platform.machine()}, {_processor()}"
+
+
+def _processor() -> str:
+    told = Path("/proc/cpuinfo")
+    flags = told.read_text(encoding="utf-8").split() if told.is_file() else []
+    return "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else "no AVX2"
 
 
 def _fingerprint(directory: Path, items: Sequence[Item]) -> str:
@@ -83,8 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--through-proxy", action="store_true", help="measure some rows through the whole proxy too")
     given = parser.parse_args(arguments)
     names = given.recipes or ["bf16", REREAD, *NEEDED[1:], *(name for name in RECIPES if name not in NEEDED)]
-    found = measure(given.model, names, again=given.again)
-    rows = {name: row(outcomes) for name, outcomes in found.items()}
+    measured = measure(given.model, names, again=given.again)
+    found = {name: one["outcomes"] for name, one in measured.items()}
+    rows = {name: {**row(found[name]), "measured_on": one["on"]} for name, one in measured.items()}
     if given.recipes:
         print(page.table(rows))
         return 0

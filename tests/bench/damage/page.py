@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import platform
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ the recipes that a claim below rests on, the first {few} of them by the others.
   in the text), in brackets the 95 % Wilson interval, then the count. *Needle N*: few facts in filler, prompts of about
   0.55 to 0.9 N tokens. *Facts N*: lists of facts alone in an earlier turn, some 25 tokens each, so that N tokens hold
   some N / 35 keys to tell apart.
+- Measured on: {machines}. INT4 turns a difference in the last bit into another value, so a row moves within its
+  interval from one processor to another.
 - `reread` is BF16 against itself, its prompts read in chunks of another size: what the order of sums alone does.
 """
 
@@ -71,15 +73,16 @@ def write(
     (folder / "bench").mkdir(parents=True, exist_ok=True)
     result = {
         "command": COMMAND,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
         "rows": {name: {**(RECIPES[name].as_dict() if name in RECIPES else {}), **row} for name, row in rows.items()},
         "claims": [claim.as_dict() for claim in claims],
         "kv_spread": list(spread),
         "through_proxy": agreement,
     }
     (folder / "bench" / "damage.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    parts = [_HEAD.format(command=COMMAND, many=sum(MANY.values()), few=sum(FEW.values()))]
+    machines = "; ".join(
+        f"{on} ({count} rows)" for on, count in Counter(row["measured_on"] for row in rows.values()).items()
+    )
+    parts = [_HEAD.format(command=COMMAND, many=sum(MANY.values()), few=sum(FEW.values()), machines=machines)]
     for group, title in _TITLES.items():
         parts.append(f"## {title}\n\n{table({name: rows[name] for name in rows if _group(name, group)})}\n")
     parts.append("## What the field knows\n\n" + "\n".join(map(_told, claims)) + "\n")
