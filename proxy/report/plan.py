@@ -126,5 +126,5 @@ def _share(settings: Settings, name: str, arm: Arm, seen: Traffic | None) -> flo
 
 
 def _most_at_the_candidate(settings: Settings) -> float:
-    """The share of the clients whose own replies can be evidence for a pass: the last step of a rollout asks for one."""
+    """The share of clients whose own replies can be evidence for a pass: a rollout's last step comes after it."""
     return 1.0 if settings.rollout is None else settings.rollout.steps[-2].share
