@@ -1,6 +1,8 @@
 """The page's routes on the control port: what `proxy.monitor.page` draws, read from the ledger in a thread.
 
-Every read has a bound, so that a million rows cost the page no more than a thousand, and the monitor's loop nothing.
+Every read has a bound, so that a million rows cost the page no more than a thousand. A filter that few of the
+kept pairs meet looks through them all, a microsecond each, in its thread. The monitor's loop waits for no read; what it
+shares with the drawing is the interpreter, for some milliseconds a page.
 """
 
 from __future__ import annotations
@@ -135,7 +137,7 @@ def add_pages(app: FastAPI, view: MonitorView, ledger: PairSource, recipe: str) 
             raise HTTPException(404, "no such pair: unknown, its bodies were not kept, or they have been pruned")
         if not wants_html(request):
             return json_reply(await asyncio.to_thread(side_by_side, row))
-        limits = {name: budget.limit for name, budget in gate.current(view, recipe).budgets.items()}
+        limits = {name: (budget.limit, budget.unit) for name, budget in gate.current(view, recipe).budgets.items()}
         chosen = Filter(score or None, stratum or None, every)
 
         def drawn() -> str:

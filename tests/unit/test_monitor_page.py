@@ -28,6 +28,7 @@ from proxy.monitor.page.html import VOID, Html, escape, tag
 from proxy.monitor.readable import side_by_side, summary
 from proxy.monitor.redact import redactor
 from proxy.monitor.rows import LedgerRow, Opening, PairBodies, ScoreRow
+from scorers.catalogue import SPECS
 from scorers.coverage import Coverage, StratumCoverage
 from scorers.judge import Verdict
 from scorers.records import Reason
@@ -76,7 +77,7 @@ def page(judged: Verdict | None = None, **more: Any) -> Outline:
 
 
 def pair(one: LedgerRow, steps: Steps = Steps(), **limits: float) -> str:  # noqa: B008  a value
-    return pair_page(side_by_side(one), steps, limits)
+    return pair_page(side_by_side(one), steps, {name: (limit, SPECS[name].unit) for name, limit in limits.items()})
 
 
 def test_the_overview_says_verdict_reasons_budgets_and_pairs() -> None:
@@ -282,6 +283,13 @@ def test_a_pair_is_side_by_side_with_what_differs_marked() -> None:
     for said in ("Candidate", "Reference", "Noise twin", "names", "room ", "Turin", "get_weather"):
         assert said in outline.text
     assert "room 4711\n today" in outline.text  # the space of the text is kept
+
+
+def test_a_pair_says_the_worst_first_in_the_same_units_as_the_overview() -> None:
+    scores = [("logprob_kl", 0.208), ("tool_call_mismatch", 1.0), ("text_mismatch", 1.0)]
+    of_pair = row(1, bodies=bodies("x"), scores=tuple(ScoreRow("candidate", n, value, None) for n, value in scores))
+    text = Outline(pair(of_pair, logprob_kl=0.05, tool_call_mismatch=0.03)).text
+    assert "tool_call_mismatch 100 % against 3 %logprob_kl 0.208 nats against 0.05 nats" in text
 
 
 def test_what_was_redacted_is_on_no_part_of_the_page() -> None:
