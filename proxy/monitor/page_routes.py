@@ -45,6 +45,7 @@ LATEST_ROWS = 2_000  # *choice*: from which a stratum is named where a budget ke
 KEPT_BOUNDS = 16_384  # *choice*: bounds of points that were drawn before; each costs a fifth of a millisecond
 MAX_WORD_CHARS = 64
 
+Position = Annotated[int | None, Query(ge=0, le=2**63 - 1)]  # SQLite's largest
 Word = Annotated[str | None, Query(max_length=MAX_WORD_CHARS)]
 
 
@@ -82,7 +83,7 @@ def add_pages(app: FastAPI, view: MonitorView, ledger: PairSource, recipe: str) 
         refresh: Annotated[int | None, Query(ge=REFRESH_S[0], le=REFRESH_S[1])] = None,
         score: Word = None,
         stratum: Word = None,
-        before: Annotated[int | None, Query(ge=0)] = None,
+        before: Position = None,
         every: bool = False,
     ) -> Response:
         verdict, course = gate.current(view, recipe), view.course()
@@ -113,7 +114,7 @@ def add_pages(app: FastAPI, view: MonitorView, ledger: PairSource, recipe: str) 
     @app.get("/pairs")
     async def pairs(
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
-        before: Annotated[int | None, Query(ge=0)] = None,
+        before: Position = None,
         score: Word = None,
         stratum: Word = None,
         mismatched: bool = False,

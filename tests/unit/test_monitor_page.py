@@ -107,7 +107,7 @@ def test_the_overview_says_verdict_reasons_budgets_and_pairs() -> None:
 
 
 def test_a_fail_says_which_budget_since_when_where_and_one_pair() -> None:
-    over = lane("fail", value=0.4, samples=30, crossed={"rollback": 153}, reasons=("over",))
+    over = lane("fail", value=0.4, samples=30, crossed={"rollback": 153, "change": 201}, reasons=("over",))
     strata = {"1k-4k": lane(value=0.01), "16k-64k": over}
     broke = BudgetVerdict("copy_recall_loss", 0.1, True, "ratio", 0.1, 1.3, 2.0, replace(over, value=0.2), strata)
     fine = BudgetVerdict("tool_call_mismatch", 0.1, True, "ratio", 0.1, 1.3, 2.0, lane("pass"), {})
@@ -189,6 +189,12 @@ def test_the_rollout_is_shown_where_there_is_one() -> None:
     text = page(state={"rollout": stands}).text
     assert "The candidate serves 25 % of the clients, step 2 of 3, since 1 min." in text
     assert "3 of 200 pairs at this step" in text
+    failed = {**stands, "phase": "failed", "share": 0.0, "reason": "over", "needs": ["it is failed: over"]}
+    raw = overview(shown(state={"rollout": failed}))
+    said = "The reference serves all clients, returned at step 2 of 3, since 1 min.Why: over"
+    assert said in Outline(raw).text
+    assert 'aria-current="step"' not in raw
+    assert "What the next step waits for" not in raw
     assert "Staged rollout" not in page().text
 
 
@@ -199,7 +205,7 @@ def test_the_history_tells_of_verdicts_epochs_and_operators() -> None:
         LedgerEvent(1, 70.0, "rollout", {"phase": "stepping", "share": 0.25, "reason": "go"}),
     ]
     text = page(events=events, openings=[Opening(2, 60.0, "the candidate changed")]).text
-    told = [text.index(said) for said in ("understood", "rolled back, epoch 2: over", "0.25 of the", "2 began")]
+    told = [text.index(said) for said in ("understood", "rolled back, epoch 2: over", "25 % of the", "2 began")]
     assert told == sorted(told)
     assert "the candidate changed" in text
 

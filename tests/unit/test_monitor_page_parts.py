@@ -78,6 +78,11 @@ def test_what_is_over_the_limit_stands_above_its_line() -> None:
     assert good.count('class="stretch over"') == 0
 
 
+def test_a_stretch_is_red_from_the_limit_on() -> None:
+    svg = drawn(course([0.0, 0.02, 0.06, 0.05]))
+    assert re.findall(r'class="(stretch[^"]*)"', svg) == ["stretch", "stretch over", "stretch"]
+
+
 def test_the_bound_is_the_judges_and_lies_above_the_value() -> None:
     svg = drawn(course([0.02] * 10))
     upper = points(svg, "upto")[:10]
