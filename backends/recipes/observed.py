@@ -78,6 +78,7 @@ class Floored:
     """
 
     mean: float
+    lowest: float
     floor: float
     multiple: float
     accepted: float | None
@@ -100,6 +101,8 @@ class Floored:
             f"budget: {self.multiple:g} x {self.floor:.4g} = {self.multiple * self.floor:.4g}{product} "
             f"-> {self.budget:.4g}",
             f"drop: {self.mean:.4g} - {self.candidate:.4g} = {self.drop:.4g}, which is {times:.3g} x the floor",
+            f"against the reference's lowest run: {self.lowest:.4g} - {self.candidate:.4g} = "
+            f"{self.lowest - self.candidate:.4g}",
             f"{self.drop:.4g} {'<=' if self.within else '>'} {self.budget:.4g}: "
             + ("within the budget" if self.within else "outside the budget: it does not ship on this metric"),
         ]
@@ -124,4 +127,4 @@ def floored(reference: tuple[float, ...], candidate: float, multiple: float, acc
     budget = round(multiple * floor, 12)
     if accepted is not None:
         budget = min(budget, accepted)
-    return Floored(mean, floor, multiple, accepted, budget, candidate, round(mean - candidate, 12))
+    return Floored(mean, min(reference), floor, multiple, accepted, budget, candidate, round(mean - candidate, 12))

@@ -5,12 +5,14 @@ Exit codes: 0 done, 1 what was checked must not ship as it is, 2 the words or th
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_args
 
 import orjson
 import typer
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from rich.console import Console
 from rich.text import Text
 
@@ -68,11 +70,9 @@ def run_suggest(
     except ShapeError as error:
         _usage("--model-size" if model is None else "--model", str(error))
     except ValidationError as error:
-        detail = error.errors(include_url=False)[0]
-        key = "--" + "-".join(str(part) for part in detail["loc"][:1]) if detail["loc"] else "--model-size or --model"
-        _usage(key, str(detail["msg"]).removeprefix("Value error, "))
+        _usage(*_option(error.errors(include_url=False)[0]))
     if to is not None:
-        told = [f"{about}: {why}" for about, why in found.reasons] + [f"does not buy {one}" for one in found.not_bought]
+        told = [f"{about}: {why}" for about, why in found.reasons] + [f"buys {one}" for one in found.not_bought]
         try:
             with to.open("x", encoding="utf-8") as file:
                 file.write(as_toml(found.recipe, told))
@@ -175,7 +175,7 @@ def run_roofline(
     other = _parent(chosen, file) if against is None else _load(against)
     try:
         shape = chosen.shape(file.parent)
-        other_shape = other.shape((against or file).parent)
+        other_shape = other.shape(_folder_of_other(chosen, file, against))
         mine, theirs = roofline(chosen, shape, batch), roofline(other, other_shape, batch or chosen.concurrency)
     except (NoRoofline, ShapeError) as error:
         _usage("hardware" if isinstance(error, NoRoofline) else "model", str(error))
@@ -232,6 +232,18 @@ def run_budget(
     raise typer.Exit(0 if found.within else 1)
 
 
+def _option(detail: ErrorDetails) -> tuple[str, str]:
+    """The option that pydantic complains about, and what to say."""
+    key = str(detail["loc"][0]) if detail["loc"] else ""
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    if key == "workload":
+        close = difflib.get_close_matches(str(detail["input"]).lower(), get_args(Workload), n=1)
+        hint = f'did you mean "{close[0]}"? ' if close else ""
+        message = f'there is no "{detail["input"]}"; {hint}there are {", ".join(get_args(Workload))}'
+    named = {"": "--model-size or --model", "size": "--model-size", "path": "--model", "context_tokens": "--context"}
+    return named.get(key, f"--{key}"), message
+
+
 def _load(file: Path) -> Recipe:
     try:
         return load_recipe(file)
@@ -244,6 +256,13 @@ def _parent(chosen: Recipe, file: Path) -> Recipe:
         return parent_of(chosen, file)
     except RecipeFileError as error:
         _refuse(file, error)
+
+
+def _folder_of_other(chosen: Recipe, file: Path, against: Path | None) -> Path:
+    """Where the other recipe's relative paths start: beside its own file; BF16 has none, and starts beside this one."""
+    if against is not None:
+        return against.parent
+    return (file.parent / chosen.parent).parent if chosen.parent is not None else file.parent
 
 
 def _refuse(file: Path, error: RecipeFileError) -> NoReturn:
