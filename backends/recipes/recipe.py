@@ -73,6 +73,10 @@ class Weights(Section):
     def _goes_together(self) -> Self:
         quantized = self.format not in SIXTEEN_BIT
         own_scales = self.format in BLOCKED or self.format in K_QUANTS
+        if self.method == "awq" and quantized and self.format != "int4":
+            raise ValueError(
+                f'AWQ is an INT4 method for weights alone; take method = "rtn" or "gptq" for {self.format}'
+            )
         if self.per is not None and (not quantized or own_scales):
             why = "brings its own block scales" if quantized else "has no scales"
             raise ValueError(f'{self.format} {why}, so per = "{self.per}" cannot go with it; remove per')
@@ -87,10 +91,6 @@ class Weights(Section):
         if (self.format in K_QUANTS) != (self.method == "gguf") and self.method is not None:
             raise ValueError(
                 f'{self.format} with method = "{self.method}": K-quants, and only they, are made by "gguf"'
-            )
-        if self.method == "awq" and self.format != "int4":
-            raise ValueError(
-                f'AWQ is an INT4 method for weights alone; take method = "rtn" or "gptq" for {self.format}'
             )
         return self
 
