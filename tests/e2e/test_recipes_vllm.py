@@ -1,4 +1,4 @@
-"""What recipes say about vLLM, held against the installed vLLM's own source and its own parser of names."""
+"""What recipes say about vLLM, held against the installed vLLM's source and llm-compressor's presets."""
 
 from __future__ import annotations
 
@@ -11,13 +11,19 @@ import pytest
 
 from backends.recipes.hardware import card_named
 from backends.recipes.serving import KV_DTYPES, MIN_CAPABILITY, backends_in_order
-from tests.e2e.engines import VLLM_PYTHON
+from tests.e2e.engines import QUANTIZE_PYTHON, VLLM_PYTHON
 
-QUANTIZE_PYTHON = VLLM_PYTHON.parents[2] / ".venv-quantize" / "bin" / "python"
 FILES = {
     "FLASH_ATTN": "flash_attn.py", "FLASHINFER": "flashinfer.py", "TRITON_ATTN": "triton_attn.py",
     "FLEX_ATTENTION": "flex_attention.py", "CPU_ATTN": "cpu_attn.py",
 }  # fmt: skip
+
+
+PRESETS = """
+import json
+from compressed_tensors.quantization.quant_scheme import PRESET_SCHEMES
+print(json.dumps(list(PRESET_SCHEMES)))
+"""
 
 
 def _vllm() -> Path:
@@ -62,8 +68,7 @@ def test_the_order_in_which_backends_are_tried(card: str, on_blackwell: bool) ->
 
 def test_the_schemes_exist_in_llm_compressors_presets() -> None:
     done = subprocess.run(
-        [str(QUANTIZE_PYTHON), "-c",
-         "import json; from compressed_tensors.quantization.quant_scheme import PRESET_SCHEMES as p; print(json.dumps(list(p)))"],
+        [str(QUANTIZE_PYTHON), "-c", PRESETS],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     presets = set(json.loads(done.stdout.splitlines()[-1]))

@@ -55,7 +55,7 @@ def test_the_weights_and_activations_of_vllm_on_an_rtx_3090() -> None:
 
 
 def test_the_ridge_of_an_a10_as_baseten_gives_it() -> None:
-    """https://www.baseten.co/blog/llm-transformer-inference-guide/: 125 TFLOP/s at 600 GB/s, 208.3 operations a byte."""
+    """https://www.baseten.co/blog/llm-transformer-inference-guide/: 125 TFLOP/s at 600 GB/s, 208.3 ops a byte."""
     roof = roofline(recipe("7B", hardware="a10"), SIZES["7B"])
     assert roof.ridge == pytest.approx(208.3, abs=0.05)
     assert roof.bound == "memory"
@@ -104,6 +104,7 @@ def test_a_70b_at_bf16_on_two_h100() -> None:
     linear  80 x (8192 x 128 x (2 x 64 + 2 x 8) + 3 x 8192 x 28672)            = 68,451,041,280
     read    (linear + head 128,256 x 8192 + norms 161 x 8192) x 2 bytes        = 139,006,066,688
     cache   2 x 80 x 8 x 128 x 2 = 327,680 bytes a token; x 4096 x 8           = 10,737,418,240
+    flop    2 x (linear + head) + 4 x 80 x 64 x 128 x 4096                     = 149,740,847,104 a sequence
     step    149,743,484,928 bytes / 6.7e12 bytes/s                             = 22.35 ms -> 358 tokens/s
     """
     roof = roofline(recipe(hardware="h100", gpus=2), SIZES["70B"])
@@ -112,6 +113,7 @@ def test_a_70b_at_bf16_on_two_h100() -> None:
     assert roof.kv_bytes_per_token == 327_680
     assert roof.decode_bytes == 149_743_484_928
     assert roof.decode_tokens_s == pytest.approx(8 / (149_743_484_928 / 6.7e12))
+    assert roof.decode_flop == 8 * 149_740_847_104
     assert roof.bound == "memory"
     assert roof.ridge == pytest.approx(990 / 3.35)
 

@@ -125,3 +125,9 @@ def test_a_model_folder(tmp_path: Path) -> None:
     assert found.shape.layers == 6
     assert any("below 7B" in why for _, why in found.reasons)
     assert suggest(Model(path=shipped), "chat", "cpu", 2048, 4).roof is None
+
+
+def test_a_cache_larger_than_the_weights_is_pressure_even_where_all_fit() -> None:
+    found = _suggest("70B", "chat", "h200", 131_072, 2)
+    assert found.recipe.kv_cache.format == "fp8-e4m3"
+    assert any("larger than all the weights" in why for _, why in found.reasons)

@@ -13,6 +13,7 @@ from backends.recipes.written import as_toml
 from proxy.cli import cli
 from tests.unit.recipe_rig import AWQ, FP8, recipe
 
+ROOT = Path(__file__).resolve().parents[2]
 SUGGEST = ("--workload", "chat", "--hardware", "h200", "--context", "4096", "--concurrency", "32")
 
 
@@ -137,14 +138,13 @@ def test_roofline_against_another_and_against_the_parent(tmp_path: Path) -> None
 
 def test_a_parent_elsewhere_finds_its_model_beside_itself(tmp_path: Path) -> None:
     shipped = Path(__file__).resolve().parents[2] / "backends" / "emulator" / "model" / "config.json"
-    for folder in ("base", "child"):
-        (tmp_path / folder / "model").mkdir(parents=True)
-        (tmp_path / folder / "model" / "config.json").write_bytes(shipped.read_bytes())
-    write(tmp_path / "base", "bf16", model={"path": "model"})
-    child = write(tmp_path / "child", "int4", model={"path": "model"}, weights=AWQ, parent="../base/bf16.toml")
-    assert run("roofline", child).exit_code == 0
-    (tmp_path / "base" / "model" / "config.json").unlink()
-    assert run("roofline", child).exit_code == 2
+    for folder, model in (("base", "one"), ("child", "other")):
+        (tmp_path / folder / model).mkdir(parents=True)
+        (tmp_path / folder / model / "config.json").write_bytes(shipped.read_bytes())
+    write(tmp_path / "base", "bf16", model={"path": "one"})
+    child = write(tmp_path / "child", "int4", model={"path": "other"}, weights=AWQ, parent="../base/bf16.toml")
+    done = run("roofline", child, "--json")
+    assert (done.exit_code, orjson.loads(done.stdout)["against"]) == (0, "bf16")
 
 
 def test_a_cpu_has_no_roofline_but_a_check(tmp_path: Path) -> None:
@@ -162,3 +162,41 @@ def test_budget() -> None:
     assert run("budget", "--floor", "78.2", "--candidate", "77.5").exit_code == 2
     told = orjson.loads(run("budget", "--floor", "78.2", "--floor", "78.6", "--candidate", "76.8", "--json").stdout)
     assert told["within"] is False
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "recipes").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_examples_can_be_served(path: Path) -> None:
+    done = run("check", str(path))
+    assert done.exit_code == 0, done.output
+    assert ("llama-3-70b-w8a8" in run("check", str(path), "--json").stdout) == (path.stem == "w8a8-70b")
+
+
+@pytest.mark.parametrize(
+    ("words", "figures"),
+    [
+        (("roofline", "docs/recipes/awq.toml", "--against", "docs/recipes/fp8.toml"), ("x1.76", "batch 74", "batch 138")),
+        (
+            ("suggest", "--model-size", "7B", "--workload", "chat", "--hardware", "a100", "--context", "8192",
+             "--concurrency", "16"),
+            ("x1.49", "x1.00"),
+        ),
+        (("suggest", "--model-size", "70B", *SUGGEST), ("x1.41", "x1.93", "59 of 206 FLOP/byte")),
+    ],
+)  # fmt: skip
+def test_the_documents_figures_are_what_the_commands_say(
+    words: tuple[str, ...], figures: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    shown, written = run(*words).stdout, (ROOT / "docs" / "recipes.md").read_text().replace("\n", " ")
+    for figure in figures:
+        assert figure in shown, figure
+        assert figure in written, figure
+
+
+def test_the_documents_picture_is_the_one_that_the_command_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    words = ("roofline", "docs/recipes/awq.toml", "--against", "docs/recipes/fp8.toml")
+    assert run(*words, "--svg", str(tmp_path / "now.svg")).exit_code == 0
+    assert (tmp_path / "now.svg").read_text() == (ROOT / "docs" / "recipes-roofline.svg").read_text()
