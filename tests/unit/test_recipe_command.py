@@ -174,7 +174,10 @@ def test_the_examples_can_be_served(path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "figures"),
     [
-        (("roofline", "docs/recipes/awq.toml", "--against", "docs/recipes/fp8.toml"), ("x1.76", "batch 74", "batch 138")),
+        (
+            ("roofline", "docs/recipes/awq.toml", "--against", "docs/recipes/fp8.toml"),
+            ("x1.76", "batch 74", "batch 138"),
+        ),
         (
             ("suggest", "--model-size", "7B", "--workload", "chat", "--hardware", "a100", "--context", "8192",
              "--concurrency", "16"),
