@@ -5,19 +5,16 @@ An error: it cannot be served as written. A warning: it can, and is known to hur
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from backends.recipes.engines import engine_findings
 from backends.recipes.finding import Finding, Level
 from backends.recipes.formats import SIXTEEN_BIT, family
 from backends.recipes.hardware import STORED_LOW
-from backends.recipes.methods import CALIBRATION_PROMPTS, METHODS, ONLINE_FORMATS, ROTATIONS
+from backends.recipes.methods import CALIBRATION_PROMPTS, METHODS, ONLINE_FORMATS, ROTATIONS, is_llama_3_70b
 from backends.recipes.recipe import Recipe
 from backends.recipes.roofline import Roofline
 from backends.recipes.serving import WEIGHT_ONLY_BELOW
-
-_LLAMA_70B = re.compile(r"llama[-_ ]?3(?:\.[13])?[-_ ](?:.*[-_ ])?70b", re.IGNORECASE)
 
 
 def check(recipe: Recipe, roof: Roofline | None, *, allow_emulated: bool = False) -> list[Finding]:
@@ -93,19 +90,17 @@ def _instead(axis: str, kind: str, generation: str) -> str:
 
 def _anomalies(recipe: Recipe) -> Iterator[Finding]:
     weights, activations, cache = recipe.weights, recipe.activations, recipe.kv_cache
-    w8a8 = weights.format == "int8" and activations.format == "int8"
-    if w8a8 and weights.granularity != "group" and weights.made_by not in ROTATIONS:
-        named = _LLAMA_70B.search(recipe.model.name) or _LLAMA_70B.search(str(recipe.model.path or ""))
-        if named or (recipe.model.size or "").upper() == "70B":
-            which = "Llama-3-70B and 3.3-70B have" if named else "a 70B of the Llama 3 family has"
-            yield Finding(
-                "warning", "weights.per",
-                f"{which} unusually severe outliers: W8A8 per {weights.granularity} costs 2 to 4 points of MMLU, "
-                "with SmoothQuant too",
-                'weights.method = "quarot" or "spinquant", or finer groups (weights.per = "group"), '
-                "or stay at W4A16 (INT4 AWQ, 16-bit activations)",
-                "llama-3-70b-w8a8", "arXiv 2408.15301",
-            )  # fmt: skip
+    w8a8 = weights.format == "int8" and activations.format == "int8" and weights.granularity != "group"
+    named = is_llama_3_70b(recipe.model.name or recipe.model.size or str(recipe.model.path))
+    if w8a8 and named and weights.made_by not in ROTATIONS:
+        yield Finding(
+            "warning", "weights.per",
+            f"Llama-3-70B and 3.3-70B have unusually severe outliers: W8A8 per {weights.granularity} costs 2 to 4 "
+            "points of MMLU, with SmoothQuant too",
+            'weights.method = "quarot" or "spinquant", or finer groups (weights.per = "group"), '
+            "or stay at W4A16 (INT4 AWQ, 16-bit activations)",
+            "llama-3-70b-w8a8", "arXiv 2408.15301",
+        )  # fmt: skip
     if cache.format == "int4" and cache.granularity == "tensor":
         yield Finding(
             "warning", "kv_cache.per",

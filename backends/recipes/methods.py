@@ -5,6 +5,7 @@ Source:  precision, "Methods"; the papers are named by their arXiv numbers.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -85,3 +86,10 @@ METHODS: Mapping[str, MethodFacts] = {
 CALIBRATION_PROMPTS = 256  # *choice*, from the issue: enough for AWQ and GPTQ, minutes to run
 ONLINE_FORMATS = ("fp8-e4m3", "int8", "nvfp4", "mxfp8")
 ROTATIONS = ("quarot", "spinquant")
+
+_LLAMA_70B = re.compile(r"llama[-_ ]?3(?:\.[13])?[-_ ](?:.*[-_ ])?70b|^70b$", re.IGNORECASE)
+
+
+def is_llama_3_70b(name: str) -> bool:
+    """Whether a name, or the bare size that stands for it, means Llama 3, 3.1 or 3.3 at 70B. Source: arXiv 2408.15301."""
+    return _LLAMA_70B.search(name) is not None

@@ -5,6 +5,7 @@ Source:  DESIGN 2.4 (a budget is at most 3 times the floor), 2.8 (failure patter
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -118,10 +119,12 @@ def floored(reference: tuple[float, ...], candidate: float, multiple: float, acc
     It is for reading a table of suite results. What promotes is the gate's anytime-valid verdict over pairs: two runs
     give a floor without an interval.
 
-    Raises:  ValueError for fewer than two runs, which have no spread.
+    Raises:  ValueError for fewer than two runs, which have no spread, and for what is no finite number.
     """
     if len(reference) < 2:
         raise ValueError("one run of the reference has no spread; run it twice, with another seed and batch")
+    if not all(math.isfinite(one) for one in (*reference, candidate)):
+        raise ValueError("a run must be a finite number")
     # Rounded to 12 digits: 78.6 - 78.2 is 0.3999... in binary, and a drop at exactly the budget is inside it.
     mean, floor = round(sum(reference) / len(reference), 12), round(max(reference) - min(reference), 12)
     budget = round(multiple * floor, 12)

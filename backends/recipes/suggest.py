@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.recipes.formats import SIXTEEN_BIT, KvPer
+from backends.recipes.methods import is_llama_3_70b
 from backends.recipes.recipe import Activations, KvCache, Model, Recipe, Weights
 from backends.recipes.roofline import Roofline, overtakes, roofline
 from backends.recipes.serving import backend_for
@@ -140,7 +141,7 @@ def _throughput(
             ("weights", "FP8, native: large batches are bound by arithmetic, where INT4 storage gains nothing"),
             ("activations", "FP8 with dynamic scales per token: 2x the 16-bit rate, no calibration"),
         ]  # fmt: skip
-    if 65e9 < shape.parameters < 75e9 or card.generation == "cpu":
+    if is_llama_3_70b(shape.name) or card.generation == "cpu":
         told = "INT4 AWQ: W8A8 costs a Llama-3-70B 2 to 4 points of MMLU (arXiv 2408.15301)"
         return _AWQ, Activations(), [("weights", told), kept]
     return Weights(format="int8", method="smoothquant"), Activations(format="int8", per="token"), [

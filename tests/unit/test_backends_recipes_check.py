@@ -60,7 +60,9 @@ def test_what_is_only_stored_low_can_be_allowed() -> None:
         ("meta-llama/Llama-3.3-70B-Instruct", {"format": "int8", "method": "quarot"}, False),
         ("meta-llama/Llama-3.3-70B-Instruct", {"format": "int8", "method": "spinquant"}, False),
         ("meta-llama/Llama-3.3-70B-Instruct", {"format": "int8", "per": "group"}, False),
+        ("", {"format": "int8"}, True),
         ("Qwen/Qwen2.5-72B", {"format": "int8"}, False),
+        ("someone/other-70b", {"format": "int8"}, False),
         ("meta-llama/Llama-3.1-8B", {"format": "int8"}, False),
     ],
 )

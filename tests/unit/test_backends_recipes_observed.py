@@ -80,3 +80,5 @@ def test_the_products_limit_is_the_smaller_one() -> None:
 def test_one_run_has_no_floor() -> None:
     with pytest.raises(ValueError, match="run it twice"):
         floored((78.2,), 76.8, 3.0)
+    with pytest.raises(ValueError, match="finite"):
+        floored((78.2, float("nan")), 76.8, 3.0)

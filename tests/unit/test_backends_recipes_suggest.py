@@ -92,6 +92,7 @@ def test_32_long_chats_keep_the_cache_and_say_what_does_not_fit() -> None:
 
 def test_a_70b_on_ampere_in_batch_avoids_w8a8() -> None:
     assert _suggest("70B", "batch", "a100", 4096, 8).recipe.weights.format == "int4"
+    assert _suggest("72B", "batch", "a100", 4096, 8).recipe.weights.format == "int8"
     small = _suggest("8B", "batch", "a100", 4096, 8).recipe
     assert (small.weights.made_by, small.activations.format) == ("smoothquant", "int8")
 
