@@ -91,5 +91,5 @@ _LLAMA_70B = re.compile(r"llama[-_ ]?3(?:\.[13])?[-_ ](?:.*[-_ ])?70b|^70b$", re
 
 
 def is_llama_3_70b(name: str) -> bool:
-    """Whether a name, or the bare size that stands for it, means Llama 3, 3.1 or 3.3 at 70B. Source: arXiv 2408.15301."""
+    """Whether a name, or the bare size that stands for it, means a Llama 3 at 70B. Source: arXiv 2408.15301."""
     return _LLAMA_70B.search(name) is not None
