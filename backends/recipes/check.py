@@ -16,6 +16,8 @@ from backends.recipes.recipe import Recipe
 from backends.recipes.roofline import Roofline
 from backends.recipes.serving import WEIGHT_ONLY_BELOW
 
+_NAMES = {"smoothquant": "SmoothQuant", "spinquant": "SpinQuant", "omniquant": "OmniQuant"}
+
 
 def check(recipe: Recipe, roof: Roofline | None, *, allow_emulated: bool = False) -> list[Finding]:
     """All findings, errors first. `allow_emulated` takes what a card only stores low as a warning."""
@@ -190,7 +192,7 @@ def _make_room(recipe: Recipe, roof: Roofline) -> str:
 def _calibration(recipe: Recipe) -> Iterator[Finding]:
     wanted = []
     if METHODS[recipe.weights.made_by].calibrated:
-        wanted.append(recipe.weights.made_by.upper())
+        wanted.append(_NAMES.get(recipe.weights.made_by, recipe.weights.made_by.upper()))
     if recipe.activations.granularity == "tensor":
         wanted.append("static activation scales")
     if recipe.kv_cache.format.startswith("fp8") and recipe.kv_cache.granularity in ("tensor", "head"):

@@ -116,7 +116,7 @@ def test_finer_scales_are_no_anomaly(per: str) -> None:
         ({"format": "int2", "method": "gptq"}, "warning", "smaller model"),
         ({"format": "int4", "method": "gptq"}, "note", "must be calibrated"),
         ({"format": "int4", "method": "awq"}, "note", "AWQ must be calibrated"),
-        ({"format": "int4", "method": "spinquant"}, "note", "SPINQUANT must be calibrated"),
+        ({"format": "int4", "method": "spinquant"}, "note", "SpinQuant must be calibrated"),
     ],
 )
 def test_the_method_guide(weights: dict[str, str], level: str, told: str) -> None:

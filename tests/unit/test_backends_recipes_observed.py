@@ -20,7 +20,7 @@ def test_fp4_on_blackwell_with_tool_calls_down_5_points() -> None:
     assert "does not ship, whatever it gains in throughput" in told.found
     assert "rare-vocabulary projections" in told.found
     assert "tool use" in told.fix
-    assert "taking weights alone back to 16 bits" in told.fix
+    assert "the same weights with 16-bit activations" in told.fix
 
 
 def test_a_metric_that_does_not_define_the_workload_warns() -> None:
@@ -40,6 +40,7 @@ def test_the_pattern_names_the_axis(axes: dict[str, dict[str, str]], deltas: dic
     (told,) = read_deltas(recipe(**axes), deltas)
     assert told.key == f"{axis}.format"
     assert f"points at {axis}" in told.found
+    assert f"take {axis} alone back to 16 bits" in told.fix
 
 
 def test_an_axis_at_16_bits_is_not_named() -> None:
