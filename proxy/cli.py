@@ -24,6 +24,7 @@ from backends.emulator.recipes import RECIPES, RecipeError, parsed
 from proxy import __version__, app, demo
 from proxy.errors import ParityError, SettingsError
 from proxy.gate_client import command as gate_command
+from proxy.recipe_command.command import recipe as recipe_commands
 from proxy.report.explain import explain
 from proxy.report.export import Format, export
 from proxy.report.recompute import recompute
@@ -181,6 +182,7 @@ def verdict(
 
 
 cli.command("gate", cls=gate_command.GateCommand)(gate_command.gate)
+cli.add_typer(recipe_commands)
 
 
 @cli.command("export")
