@@ -78,7 +78,7 @@ limit = 0.05
 EMULATED = """\
 [mirror]
 concurrency = 4
-noise_rate = 0.8
+noise_rate = 1.0
 replay_rate = 0.3
 needle_rate = 0.05
 timeout_s = 120.0

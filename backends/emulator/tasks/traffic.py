@@ -20,9 +20,9 @@ Body: TypeAlias = dict[str, Any]
 
 TOOLS = ("tool_one", "tool_one", "tool_parallel", "tool_none", "tool_result")
 TALK = ("chat", "arithmetic")
-SHORT_FACTS = (16, 30, 1_000, 1_900)  # facts, and characters of the whole prompt: some 600 tokens
+SHORT_FACTS = (23, 31, 1_500, 1_900)  # facts, and characters of the document: some 600 tokens
 LONG_FACTS = (70, 110, 4_400, 7_000)  # 2,000 to 3,000 tokens: where a coarse KV cache loses facts first
-SHARES = (("tools", 0.22), ("short_facts", 0.27), ("long_facts", 0.45), ("talk", 0.06))  # *choice*
+SHARES = (("tools", 0.25), ("short_facts", 0.33), ("long_facts", 0.37), ("talk", 0.05))  # *choice*
 QUESTIONS = 8  # *choice*: about one document; making one costs as much as reading it
 GREEDY = 0.9  # *choice*: nearly all are compared as served
 STREAMED = 0.5  # *choice*
