@@ -27,6 +27,7 @@ from proxy.monitor.intake import Intake
 from proxy.monitor.jobs import Worker, ended
 from proxy.monitor.mirror import Mirror
 from proxy.monitor.order import SamplingOrder
+from proxy.monitor.pinned import PinnedWatch
 from proxy.monitor.redact import redactor
 from proxy.monitor.rollout import Rollout
 from proxy.monitor.rows import RESET, ROLLOUT, VERDICT, Ledger, LedgerRow
@@ -68,6 +69,7 @@ class Monitor:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         look_interval_s: float | None = None,
+        pinned: PinnedWatch | None = None,
     ) -> None:
         """Raises: SettingsError for a `ledger.redact` path that is not understood."""
         self._settings = settings
@@ -98,6 +100,7 @@ class Monitor:
                 "candidate": WeightFiles("candidate", settings.candidate.weights),
                 "reference": WeightFiles("reference", settings.reference.weights),
             },
+            pinned=pinned,
         )
         self._standing = Standing(settings.gate.recipe, evidence)
         self._epochs = EpochKeeper(
