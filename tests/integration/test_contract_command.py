@@ -286,12 +286,16 @@ async def test_an_interrupted_pin_leaves_nothing_and_what_it_read_is_kept(tmp_pa
         with (large / "model-00002.safetensors").open("wb") as file:
             file.truncate(400 << 30)  # sparse: minutes to read, no room
         process = await at.start("pin", "contract.toml", "--reference", at.url, "--weights", str(large))
-        deadline = time.monotonic() + 30
-        while not _reads(process.pid, "model-00002.safetensors"):
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        _, told = await asyncio.wait_for(process.communicate(), 20)
+        try:
+            deadline = time.monotonic() + 30
+            while not _reads(process.pid, "model-00002.safetensors"):
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            _, told = await asyncio.wait_for(process.communicate(), 20)
+        finally:
+            if process.returncode is None:
+                process.kill()
         assert process.returncode == 130
         assert b"interrupted: nothing was written" in told
         assert not [name for name in os.listdir(tmp_path) if "contract" in name]
