@@ -33,7 +33,7 @@ from proxy.monitor.pinned import PinnedWatch
 from proxy.monitor.pipeline import Monitor
 from proxy.monitor.redact import redactor
 from proxy.relay import serve_relay
-from proxy.report import plan
+from proxy.report import knobs, plan
 from proxy.settings import Settings, UpstreamSettings
 from proxy.settings_file import Loaded
 from proxy.supervisor import Child, Policy, reserve_port, supervise
@@ -60,7 +60,10 @@ def run_monitor(loaded: Loaded, port: int | None = None) -> None:
 
     Raises:  LedgerError, SettingsError, FeedError.
     """
-    _run(lambda shutdown: _monitor(loaded, port, shutdown))
+    holds = knobs.holds(loaded.settings.gate)
+    for sentence in holds:
+        logging.getLogger(__name__).warning("no pass: %s", sentence)
+    _run(lambda shutdown: _monitor(loaded, port, shutdown, holds))
 
 
 def serve(loaded: Loaded, log_level: str) -> int:
@@ -147,7 +150,7 @@ def plan_of(loaded: Loaded, requests_per_s: float | None) -> plan.Plan:
 def hints(loaded: Loaded) -> list[str]:
     """What is allowed and probably not meant, one sentence each."""
     settings = loaded.settings
-    said = []
+    said = [f"no pass: {sentence}" for sentence in knobs.holds(settings.gate)]
     if settings.sampling.rate == 0:
         said.append("sampling.rate is 0: nothing is mirrored, and the verdict stays inconclusive")
     if settings.mirror.noise_rate == 0:
@@ -218,7 +221,7 @@ async def _relay(loaded: Loaded, index: int, port: int | None, shutdown: asyncio
         await feed.aclose(FEED_FLUSH_S)
 
 
-async def _monitor(loaded: Loaded, port: int | None, shutdown: asyncio.Event) -> None:
+async def _monitor(loaded: Loaded, port: int | None, shutdown: asyncio.Event, holds: list[str]) -> None:
     settings, secrets = loaded.settings, loaded.secrets
     limits = {name: budget.limit for name, budget in settings.budgets.items()}
     async with AsyncExitStack() as stack:
@@ -244,6 +247,7 @@ async def _monitor(loaded: Loaded, port: int | None, shutdown: asyncio.Event) ->
             metrics=metrics,
             salt=secrets.sampling_salt,
             pinned=pinned_of(settings),
+            holds=holds,
         )
         feed = UnixFeedReceiver(
             settings.feed.socket,

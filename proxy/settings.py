@@ -199,10 +199,24 @@ class ControlSettings(Section):
     gate_token_env: str | None = None
 
 
+class ProvenSettings(Section):
+    """Evidence for one axis: a recipe that changed it alone, and the ledger in which it passed."""
+
+    recipe_file: Path
+    ledger: Path
+
+
 class GateSettings(Section):
-    """When the evidence may decide. Source of the defaults: metrology 4.5."""
+    """When the evidence may decide. Source of the defaults: metrology 4.5.
+
+    With `recipe_file`, a recipe that changes several axes of its parent cannot pass without evidence for each
+    (`proven`), unless `several_axes` says that it may.
+    """
 
     recipe: str = "candidate"
+    recipe_file: Path | None = None
+    several_axes: bool = False
+    proven: tuple[ProvenSettings, ...] = ()
     workload: Literal["chat", "agent", "code", "long_context"] | None = None  # its budgets: presets.py
     alpha_promote: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
     alpha_rollback: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.01

@@ -62,6 +62,9 @@ url = "http://127.0.0.1:8002"
 
 [gate]
 # recipe = "candidate"
+# recipe_file = "awq.toml"             # its recipe (docs/recipes.md): several axes at once then need evidence for each,
+# proven = [{ recipe_file = "weights.toml", ledger = "weights.sqlite" }]   # such as this,
+# several_axes = false                 # or this said
 # workload = "agent"                   # or chat, code, long_context: its budgets, which those below change key by key
 # alpha_promote = 0.05
 # alpha_rollback = 0.01

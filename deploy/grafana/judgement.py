@@ -32,6 +32,7 @@ from deploy.grafana.panels import (
 from deploy.grafana.queries import (
     BUDGET,
     HERE,
+    each_instance,
     failing_since,
     figure,
     firing_since,
@@ -54,8 +55,19 @@ AXES = (
     ("template", BLUE),
     ("kernel", PURPLE),
 )
-PAIRS_OF_ROW = ("Read its failing pairs", CONTROL + "/?score=${__data.fields.budget}")
-PAIRS_OF_LINE = ("Read its failing pairs", CONTROL + "/?score=${__field.labels.budget}")
+PHASES = (  # 0 where there is no [rollout]
+    ("no rollout", "transparent"),
+    ("stepping", BLUE),
+    ("paused", YELLOW),
+    ("promoted", GREEN),
+    ("failed", RED),
+    ("aborted", ORANGE),
+)
+_OF_BUDGET = CONTROL + "/?score=${__data.fields.budget}"
+PAIRS_OF_ROW = ("Read its failing pairs", _OF_BUDGET + "#pairs")
+# Grafana leaves a plus as it is, and in an address that is a space: 64k+.
+PAIRS_OF_STRATUM = ("Read its failing pairs", _OF_BUDGET + "&stratum=${__data.fields.stratum:percentencode}#pairs")
+PAIRS_OF_LINE = ("Read its failing pairs", CONTROL + "/?score=${__field.labels.budget}#pairs")
 
 
 def one_minute() -> Panels:
@@ -111,7 +123,7 @@ def one_minute() -> Panels:
         ],
         sort_by="limits",
         none="No pair was scored in the window",
-        link=PAIRS_OF_ROW,
+        link=PAIRS_OF_STRATUM,
     )
 
 
@@ -203,6 +215,38 @@ def history() -> Panels:
         ),
         AXES,
         width=12,
+    )
+    yield timeline(
+        "Staged rollout",
+        "Where [rollout] stands. Failed and aborted: the reference serves every client.",
+        Line(
+            " + ".join(
+                f"{number} * {holds('parity_rollout_phase', phase, 'instance', label='phase')}"
+                for number, (phase, _) in enumerate(PHASES)
+                if number
+            )
+            + f" or 0 * {each_instance()}",
+            "{{instance}}",
+        ),
+        PHASES,
+        width=12,
+    )
+    yield graph(
+        "Share of the clients at the candidate",
+        "What the monitor orders, and the largest share that a relay worker really sends there; all of them without "
+        "[rollout].",
+        Line(
+            f"{plain('parity_relay_rollout_share_max')} or on (instance) {each_instance()}",
+            "served {{instance}}",
+        ),
+        Line(
+            f"{plain('parity_rollout_share')} or on (instance) {each_instance()}",
+            "ordered {{instance}}",
+            DASHED,
+        ),
+        unit="percentunit",
+        width=12,
+        height=5,
     )
     yield graph(
         "Epoch of the evidence",

@@ -24,6 +24,11 @@ def figure(metric: str) -> str:
     return f"max by (instance, budget) ({plain(metric, BUDGET)})"
 
 
+def each_instance() -> str:
+    """1 for each instance: what is so where a monitor says nothing of it."""
+    return f"max by (instance) ({plain('parity_build_info')})"
+
+
 def rate(metric: str, **labels: str) -> str:
     """Per second, over Grafana's own interval."""
     return f"rate({_chosen(metric, labels)}[$__rate_interval])"

@@ -42,7 +42,7 @@ _SECURITY_HEADERS = {
     "content-security-policy": CONTENT_SECURITY_POLICY,
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",  # under "no-referrer" a browser says of its own forms: origin null
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }

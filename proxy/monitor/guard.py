@@ -55,8 +55,7 @@ class Guard:
         headers = Headers(scope=scope)
         if scope["path"] not in OPEN_PATHS:
             if self._token is not None and not self._may(scope["path"], headers.getlist("authorization")):
-                challenge = {"www-authenticate": 'Bearer realm="parity", Basic realm="parity", charset="UTF-8"'}
-                return PlainTextResponse("the control port needs its token\n", 401, challenge)
+                return _challenge()
             if self._token is None and not names_loopback(headers.get("host", "")):
                 return PlainTextResponse("without a token the control port answers loopback names only\n", 421)
         if scope["method"] not in _SAFE_METHODS and not _same_site(headers):
@@ -71,6 +70,14 @@ class Guard:
         if hmac.compare_digest(shown, self._token):
             return True
         return asks_gate(path) and self._gate_token is not None and hmac.compare_digest(shown, self._gate_token)
+
+
+def _challenge() -> PlainTextResponse:
+    """A header for each scheme: of several in one, Chromium reads the first alone, and asks nobody for a password."""
+    response = PlainTextResponse("the control port needs its token\n", 401)
+    response.headers.append("www-authenticate", 'Basic realm="parity", charset="UTF-8"')
+    response.headers.append("www-authenticate", 'Bearer realm="parity"')
+    return response
 
 
 def asks_gate(path: str) -> bool:

@@ -59,6 +59,8 @@ def list_pairs(path: Path, asked: Asked, limit: int) -> list[LedgerRow]:
             arguments.append(value)
     if asked.stratum is not None:
         names = strata_of(asked.stratum)
+        if not names:  # or SQLite would look through every body for it
+            return []
         where.append(f"e.stratum IN (SELECT id FROM names WHERE name IN ({', '.join('?' * len(names))}))")
         arguments += names
     order = "ASC" if asked.after is not None else "DESC"

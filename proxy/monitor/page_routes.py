@@ -1,6 +1,8 @@
 """The page's routes on the control port: what `proxy.monitor.page` draws, read from the ledger in a thread.
 
-Every read has a bound, so that a million rows cost the page no more than a thousand, and the monitor's loop nothing.
+Every read has a bound, so that a million rows cost the page no more than a thousand. A filter that few of the
+kept pairs meet looks through them all, a microsecond each, in its thread. The monitor's loop waits for no read; what it
+shares with the drawing is the interpreter, for some milliseconds a page.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ LATEST_ROWS = 2_000  # *choice*: from which a stratum is named where a budget ke
 KEPT_BOUNDS = 16_384  # *choice*: bounds of points that were drawn before; each costs a fifth of a millisecond
 MAX_WORD_CHARS = 64
 
+Position = Annotated[int | None, Query(ge=0, le=2**63 - 1)]  # SQLite's largest
 Word = Annotated[str | None, Query(max_length=MAX_WORD_CHARS)]
 
 
@@ -80,7 +83,7 @@ def add_pages(app: FastAPI, view: MonitorView, ledger: PairSource, recipe: str) 
         refresh: Annotated[int | None, Query(ge=REFRESH_S[0], le=REFRESH_S[1])] = None,
         score: Word = None,
         stratum: Word = None,
-        before: Annotated[int | None, Query(ge=0)] = None,
+        before: Position = None,
         every: bool = False,
     ) -> Response:
         verdict, course = gate.current(view, recipe), view.course()
@@ -111,7 +114,7 @@ def add_pages(app: FastAPI, view: MonitorView, ledger: PairSource, recipe: str) 
     @app.get("/pairs")
     async def pairs(
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
-        before: Annotated[int | None, Query(ge=0)] = None,
+        before: Position = None,
         score: Word = None,
         stratum: Word = None,
         mismatched: bool = False,
@@ -135,7 +138,7 @@ def add_pages(app: FastAPI, view: MonitorView, ledger: PairSource, recipe: str) 
             raise HTTPException(404, "no such pair: unknown, its bodies were not kept, or they have been pruned")
         if not wants_html(request):
             return json_reply(await asyncio.to_thread(side_by_side, row))
-        limits = {name: budget.limit for name, budget in gate.current(view, recipe).budgets.items()}
+        limits = {name: (budget.limit, budget.unit) for name, budget in gate.current(view, recipe).budgets.items()}
         chosen = Filter(score or None, stratum or None, every)
 
         def drawn() -> str:

@@ -70,9 +70,13 @@ class Monitor:
         wall: Callable[[], float] = time.time,
         look_interval_s: float | None = None,
         pinned: PinnedWatch | None = None,
+        holds: Sequence[str] = (),
     ) -> None:
-        """Raises: SettingsError for a `ledger.redact` path that is not understood."""
+        """`holds` are sentences, known from the start, each of which keeps the verdict from a pass.
+
+        Raises: SettingsError for a `ledger.redact` path that is not understood."""
         self._settings = settings
+        self._holds = holds
         self._ledger = ledger
         self._metrics = metrics
         self._clock = clock
@@ -267,7 +271,7 @@ class Monitor:
 
     def verdict(self) -> Verdict:
         """The verdict as the durable evidence gives it now."""
-        holds = []
+        holds = [*self._holds]
         if self._writer.failing:
             holds.append(f"the ledger cannot be written: {self._writer.last_error}")
         holds += [f"the {side} has not been observed since the start" for side in self._watch.unseen]

@@ -39,7 +39,8 @@ class Plan:
     """All needs, and on which traffic their times rest.
 
     `measured`: the shares of the traffic to which each score applies are the ledger's; otherwise every sampled request
-    is taken to give every score that its coins allow, so that requests and times are the least that can suffice.
+    is taken to give every score that its coins allow, so that requests and times are the least that can suffice. In a
+    staged rollout the reference's clients give pairs by replays alone; measured shares are those of the steps so far.
     Units:  clients' requests per second, None when unknown.
     """
 
@@ -113,9 +114,17 @@ def _share(settings: Settings, name: str, arm: Arm, seen: Traffic | None) -> flo
     """The share of sampled requests that gives this score a number: as seen, else the most that the coins allow."""
     if seen is not None and (found := seen.shares.get((arm, name), 0.0)) > 0.0:
         return found
-    mirror, share = settings.mirror, 1.0
-    if name in _REPLAYED:
-        share *= mirror.replay_rate
+    mirror = settings.mirror
     if name in _PLANTED:
-        share *= mirror.needle_rate
+        share = mirror.needle_rate
+    elif name in _REPLAYED:
+        share = mirror.replay_rate
+    else:
+        ours = _most_at_the_candidate(settings)
+        share = ours + (1.0 - ours) * mirror.replay_rate
     return share * (mirror.noise_rate if arm == "noise" else 1.0)
+
+
+def _most_at_the_candidate(settings: Settings) -> float:
+    """The share of clients whose own replies can be evidence for a pass: a rollout's last step comes after it."""
+    return 1.0 if settings.rollout is None else settings.rollout.steps[-2].share

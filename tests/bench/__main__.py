@@ -9,6 +9,7 @@ from tests.bench import (
     emulator_speed,
     evidence_simulation,
     ledger_fold,
+    recipe_verdicts,
     relay_arms,
     rss_stalled_reference,
 )
@@ -22,6 +23,7 @@ BENCHES = (
     emulator_speed.main,
     relay_arms.main,
     damage.main,
+    recipe_verdicts.main,
 )
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support import expected_conditions
 from selenium.webdriver.support.ui import WebDriverWait
 
 from backends.scripted.traffic import TOOLS
@@ -36,6 +37,7 @@ from proxy.demo.engines import Scripted, scripted
 from proxy.demo.process import running
 from proxy.demo.stage import SCRIPTED, SETTINGS
 from proxy.monitor.page.script import REFRESH_MS
+from tests.integration.control_rig import TOKEN, control_port
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
@@ -300,6 +302,34 @@ def test_keys_and_links_step_through_the_pairs(page: Chrome, served: Served) -> 
         assert listed[1] in page.current_url
     finally:
         page.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def test_the_button_pauses_the_mirror_and_resumes_it(page: Chrome, served: Served) -> None:
+    for act, then in (("pause", "resume"), ("resume", "pause")):
+        button = one(page, "#monitor button")
+        assert button.text == f"{act} the mirror"
+        button.click()
+        WebDriverWait(page, 10).until(expected_conditions.staleness_of(button))
+        assert one(page, "#monitor button").text == f"{then} the mirror"
+        assert httpx.get(f"{served.control}/state").json()["paused"] == (act == "pause")
+
+
+def test_behind_a_token_a_browser_opens_the_page_and_its_button_works(
+    browser: Chrome, served: Served, tmp_path: Path
+) -> None:
+    """Chromium answers a challenge with the address's own password, as it would with one that a person types."""
+    guarded = control_port(tmp_path, token=TOKEN)
+    rig = asyncio.run_coroutine_threadsafe(guarded.__aenter__(), served.loop).result(30)
+    try:
+        browser.get(f"http://people:{TOKEN}@127.0.0.1:{rig.port}/")
+        assert one(browser, "h1").text.startswith("Inconclusive")
+        button = one(browser, "#monitor button")
+        button.click()
+        WebDriverWait(browser, 10).until(expected_conditions.staleness_of(button))
+        assert rig.view.paused
+        assert one(browser, "#monitor")
+    finally:
+        asyncio.run_coroutine_threadsafe(guarded.__aexit__(None, None, None), served.loop).result(30)
 
 
 def test_the_list_is_filtered_by_budget_and_stratum(page: Chrome, served: Served) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from prometheus_client.core import Metric
 
-from proxy.exchange import LossReason
-from proxy.metrics import RELAY_ERRORS, ROUTES, STATUS_CLASSES
+from proxy.exchange import LossReason, Phase
+from proxy.metrics import FAILOVERS, RELAY_ERRORS, ROUTES, STATUS_CLASSES
 from proxy.monitor.exposition import ARMS, OUTCOMES
 from proxy.monitor.prompt_tokens import WORDS
 from proxy.monitor.rows import Ineligible
@@ -33,7 +33,10 @@ _SCORES = ("candidate", "noise")
 
 # label: (where, values); a label that is not closed has no values and says why it stays small
 LABELS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
-    "arm": (("parity_shadow_*, parity_arm_reachable", ARMS), ("parity_score_*, parity_unscored", _SCORES)),
+    "arm": (
+        ("parity_shadow_*, parity_arm_reachable, parity_relay_arm_requests", ARMS),
+        ("parity_score_*, parity_unscored", _SCORES),
+    ),
     "axis": (("", AXES),),
     "budget": (("the names under [budgets]: each is a score's", tuple(SPECS)),),
     "condition": (
@@ -52,9 +55,14 @@ LABELS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "file": (("", ("database", "wal")),),
     "gate": (("", ("promote", "rollback", "noise")),),
     "greedy": (("", _FLAGS),),
-    "kind": (("parity_relay_errors", RELAY_ERRORS), ("parity_exchanges", ("live", "probe"))),
+    "kind": (
+        ("parity_relay_errors", RELAY_ERRORS),
+        ("parity_relay_failovers", FAILOVERS),
+        ("parity_exchanges", ("live", "probe")),
+    ),
     "length": (("prompt tokens", _LENGTHS),),
     "outcome": (("", OUTCOMES),),
+    "phase": (("", tuple(Phase)),),
     "python": (("of this process: one series", ()),),
     "reason": (
         ("parity_relay_lost, parity_feed_dropped", tuple(LossReason)),
@@ -104,6 +112,8 @@ together. The relay's own counts come over the feed, once a second, and stay in 
   at once.
 - A budget's burn rate is `rate(parity_budget_spent_limits_total[30m]) / rate(parity_budget_pairs_total[30m])`: 1 is the
   limit itself. `deploy/prometheus/rules/` records it.
+- `parity_rollout_*` are there with `[rollout]` alone; `parity_relay_arm_requests_total`, `parity_relay_failover*` and
+  `parity_relay_rollout_*` with `[rollout]` or `relay.failover`.
 - The process's own `process_*` are prometheus_client's, of the monitor alone.
 
 | name | type | unit | labels | meaning |
@@ -122,10 +132,12 @@ _UNITS = (  # the first that the name ends in, without _total
     ("_bytes", "bytes"),
     ("_ratio", "ratio"),
     ("_nats", "nats"),
+    ("_share", "ratio"),
+    ("_share_max", "ratio"),
     ("_limits", "limits of the budget"),
     ("_log10_e_value", "log10"),
     ("_log10_e_threshold", "log10"),
-    *((f"_{name}", "1") for name in ("info", "critical", "paused", "reachable", "over", "state", "stage")),
+    *((f"_{name}", "1") for name in ("info", "critical", "paused", "reachable", "over", "state", "stage", "phase")),
     *((f"parity_{name}", "1") for name in ("verdict", "ready", "breaker", "diagnosis", "prompt_tokens")),
     *((f"_{name}", "the score's") for name in ("limit", "value", "bound", "noise", "limit")),
     ("_change_level", "pairs"),

@@ -16,11 +16,12 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.feed import ReceiverCounters
-from proxy.metrics import RelayCounters
+from proxy.metrics import ArmCounters, RelayCounters
 from proxy.monitor.exposition import ParityMetrics
 from proxy.monitor.ledger_reader import LedgerStats
 from proxy.monitor.pipeline import Monitor
 from proxy.presets import PRESETS
+from proxy.settings import RolloutSettings, StepSettings
 from scorers.catalogue import SPECS, scorers
 from scorers.coverage import Coverage, StratumCoverage
 from scorers.judge import Budget, GateRules, Verdict, start
@@ -28,6 +29,8 @@ from scorers.verdict import BudgetVerdict
 from tests.unit.monitor_rig import MemoryLedger, ScriptedBackend, chat_reply, exchange, mark, ok, settings, until
 from tests.unit.monitor_samples import bodies, lane, row, verdict
 
+STEPS = (StepSettings(share=0.25, pairs=200, seconds=600.0), StepSettings(share=1.0))
+SCENES = {"idle": (0, False), "rollout": (0, True), "served": (30, False), "full": (30, True)}  # (exchanges, in steps)
 LEDGER = LedgerStats(rows=7, epochs=1, file_bytes=4096, wal_bytes=512)
 
 
@@ -48,10 +51,16 @@ def _metrics() -> ParityMetrics:
     return ParityMetrics(specs=tuple(SPECS.values()), recipe="awq-int4-g128", version="1.2.3", budgets=_budgets())
 
 
-async def _run(metrics: ParityMetrics, exchanges: int) -> tuple[Mapping[str, Any], Verdict, Mapping[str, bool]]:
-    """(state, verdict, readiness) of a monitor that has written so many exchanges, and one of whose relays is there."""
+async def _run(
+    metrics: ParityMetrics, exchanges: int, rollout: bool
+) -> tuple[Mapping[str, Any], Verdict, Mapping[str, bool]]:
+    """(state, verdict, readiness) of a monitor that has written so many exchanges, and one of whose relays is there.
+
+    `rollout`: both engines serve clients, in steps.
+    """
+    given = settings(noise_rate=1.0)
     monitor = Monitor(
-        settings(noise_rate=1.0),
+        given.model_copy(update={"rollout": RolloutSettings(steps=STEPS)}) if rollout else given,
         ledger=MemoryLedger(),
         candidate=ScriptedBackend("candidate", lambda path, body: ok(chat_reply())),
         reference=ScriptedBackend("reference", lambda path, body: ok(chat_reply())),
@@ -67,6 +76,7 @@ async def _run(metrics: ParityMetrics, exchanges: int) -> tuple[Mapping[str, Any
     await until(lambda: monitor.readiness()["resumed"])
     monitor.on_connection("0-1", True)
     counters = RelayCounters()
+    counters.arms = ArmCounters() if rollout else None
     for number in range(exchanges):
         counters.count_request("chat_completions", 200)
         counters.sampled += 1
@@ -114,7 +124,7 @@ def _scene(kind: str) -> tuple[str, Mapping[str, Any]]:
     """(text of one scrape, the monitor's state then)."""
     metrics = _metrics()
     with ThreadPoolExecutor(1) as thread:  # a loop of its own, whatever runs where the caller is
-        state, judged, ready = thread.submit(lambda: asyncio.run(_run(metrics, 0 if kind == "idle" else 30))).result()
+        state, judged, ready = thread.submit(lambda: asyncio.run(_run(metrics, *SCENES[kind]))).result()
     if kind == "full":
         judged = _full_verdict()
         metrics.row(row(100, bodies=bodies()))
@@ -125,7 +135,9 @@ def _scene(kind: str) -> tuple[str, Mapping[str, Any]]:
 
 
 def exposition(kind: str) -> str:
-    """The text of one scrape: "idle" (nothing was ever asked), "served" (30 exchanges), "full" (a series for all)."""
+    """The text of one scrape: "idle" (nothing was ever asked), "rollout" (the same with a staged rollout), "served" (30
+    exchanges), "full" (a series for all).
+    """
     return _scene(kind)[0]
 
 

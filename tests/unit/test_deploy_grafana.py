@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from deploy.grafana.dashboard import CONTROL_URL, ROWS, UID, WRITTEN, render
+from proxy.monitor.control import create_control_app
+from proxy.monitor.ledger_pairs import strata_of
 from tests.unit.metrics_page import LABELS
+from tests.unit.monitor_samples import FixedView
 from tests.unit.real_exposition import series
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
@@ -26,6 +30,7 @@ EXPRESSIONS = [
     *(annotation["expr"] for annotation in DASHBOARD["annotations"]["list"]),
 ]
 RECORDED = set(re.findall(r"- record: (\S+)", (DEPLOY / "prometheus" / "rules" / "recording.yml").read_text()))
+CONTROL_APP = create_control_app(FixedView(), cast(Any, None), cast(Any, None), None, "r")
 _SELECTOR = re.compile(r"(?<![\w:\"])((?:\w+:)?parity_\w+(?::\w+)?)(?![\w:])(?:\{([^}]*)\})?")
 
 
@@ -55,15 +60,25 @@ def test_there_is_a_row_for_each_subject_and_the_answer_comes_before_them() -> N
 
 def test_from_each_table_and_each_line_of_a_budget_a_click_leads_to_its_failing_pairs() -> None:
     links = {panel["title"]: panel["fieldConfig"]["defaults"].get("links", []) for panel in PANELS}
-    for title in (
-        "Which budget broke, since when",
-        "On which stratum",
-    ):
+    of_stratum = "&stratum=${__data.fields.stratum:percentencode}"
+    for title, more in (("Which budget broke, since when", ""), ("On which stratum", of_stratum)):
         asked = links[f"{title} (click: its failing pairs)"]
-        assert [link["url"] for link in asked] == ["${control}/?score=${__data.fields.budget}"]
+        assert [link["url"] for link in asked] == ["${control}/?score=${__data.fields.budget}" + more + "#pairs"]
     for title in ("$budget", "$budget by stratum, in the last $window"):
-        assert [link["url"] for link in links[title]] == ["${control}/?score=${__field.labels.budget}"]
+        assert [link["url"] for link in links[title]] == ["${control}/?score=${__field.labels.budget}#pairs"]
     assert {link["url"] for link in DASHBOARD["links"]} == {"${control}/", "${control}/gate"}
+
+
+def test_what_the_links_ask_is_what_the_page_reads() -> None:
+    """A route, a filter and a place on the page that are really there; the strata of the table are filters too."""
+    for url in re.findall(r"\$\{control\}([^\"]*)", WRITTEN.read_text()):
+        path, _, query = url.partition("#")[0].partition("?")
+        (route,) = [route for route in CONTROL_APP.routes if getattr(route, "path", None) == path]
+        read = set(inspect.signature(route.endpoint).parameters)  # type: ignore[attr-defined]
+        assert {part.partition("=")[0] for part in query.split("&") if part} <= read, url
+        assert "#" not in url or url.endswith("#pairs"), url
+    shown = {value for where, values in LABELS["stratum"] if where == "parity_score_*" for value in values}
+    assert [name for name in shown - {"unknown"} if not strata_of(name)] == []
 
 
 def test_each_budget_is_drawn_with_its_bound_its_limit_and_its_noise_floor() -> None:

@@ -68,6 +68,11 @@ def test_equal_calls_are_paired_whatever_their_order_then_calls_of_one_name_then
     ]
 
 
+def test_equal_calls_are_paired_before_others_of_their_name() -> None:
+    told = beside([call(x=1), call(x=2)], [call(x=2), call(x=3)], {})
+    assert [(one["fate"], one["paths"][0]["left"]["value"]) for one in told] == [("same", "2"), ("changed", "1")]
+
+
 def test_calls_that_one_side_does_not_make() -> None:
     assert fates([call(a=1)], []) == [("added", {"a": "added"})]
     assert fates([], [call(a=1)]) == [("missing", {"a": "missing"})]

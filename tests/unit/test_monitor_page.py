@@ -28,6 +28,7 @@ from proxy.monitor.page.html import VOID, Html, escape, tag
 from proxy.monitor.readable import side_by_side, summary
 from proxy.monitor.redact import redactor
 from proxy.monitor.rows import LedgerRow, Opening, PairBodies, ScoreRow
+from scorers.catalogue import SPECS
 from scorers.coverage import Coverage, StratumCoverage
 from scorers.judge import Verdict
 from scorers.records import Reason
@@ -76,7 +77,7 @@ def page(judged: Verdict | None = None, **more: Any) -> Outline:
 
 
 def pair(one: LedgerRow, steps: Steps = Steps(), **limits: float) -> str:  # noqa: B008  a value
-    return pair_page(side_by_side(one), steps, limits)
+    return pair_page(side_by_side(one), steps, {name: (limit, SPECS[name].unit) for name, limit in limits.items()})
 
 
 def test_the_overview_says_verdict_reasons_budgets_and_pairs() -> None:
@@ -106,7 +107,7 @@ def test_the_overview_says_verdict_reasons_budgets_and_pairs() -> None:
 
 
 def test_a_fail_says_which_budget_since_when_where_and_one_pair() -> None:
-    over = lane("fail", value=0.4, samples=30, crossed={"rollback": 153}, reasons=("over",))
+    over = lane("fail", value=0.4, samples=30, crossed={"rollback": 153, "change": 201}, reasons=("over",))
     strata = {"1k-4k": lane(value=0.01), "16k-64k": over}
     broke = BudgetVerdict("copy_recall_loss", 0.1, True, "ratio", 0.1, 1.3, 2.0, replace(over, value=0.2), strata)
     fine = BudgetVerdict("tool_call_mismatch", 0.1, True, "ratio", 0.1, 1.3, 2.0, lane("pass"), {})
@@ -188,6 +189,12 @@ def test_the_rollout_is_shown_where_there_is_one() -> None:
     text = page(state={"rollout": stands}).text
     assert "The candidate serves 25 % of the clients, step 2 of 3, since 1 min." in text
     assert "3 of 200 pairs at this step" in text
+    failed = {**stands, "phase": "failed", "share": 0.0, "reason": "over", "needs": ["it is failed: over"]}
+    raw = overview(shown(state={"rollout": failed}))
+    said = "The reference serves all clients, returned at step 2 of 3, since 1 min.Why: over"
+    assert said in Outline(raw).text
+    assert 'aria-current="step"' not in raw
+    assert "What the next step waits for" not in raw
     assert "Staged rollout" not in page().text
 
 
@@ -198,7 +205,7 @@ def test_the_history_tells_of_verdicts_epochs_and_operators() -> None:
         LedgerEvent(1, 70.0, "rollout", {"phase": "stepping", "share": 0.25, "reason": "go"}),
     ]
     text = page(events=events, openings=[Opening(2, 60.0, "the candidate changed")]).text
-    told = [text.index(said) for said in ("understood", "rolled back, epoch 2: over", "0.25 of the", "2 began")]
+    told = [text.index(said) for said in ("understood", "rolled back, epoch 2: over", "25 % of the", "2 began")]
     assert told == sorted(told)
     assert "the candidate changed" in text
 
@@ -282,6 +289,13 @@ def test_a_pair_is_side_by_side_with_what_differs_marked() -> None:
     for said in ("Candidate", "Reference", "Noise twin", "names", "room ", "Turin", "get_weather"):
         assert said in outline.text
     assert "room 4711\n today" in outline.text  # the space of the text is kept
+
+
+def test_a_pair_says_the_worst_first_in_the_same_units_as_the_overview() -> None:
+    scores = [("logprob_kl", 0.208), ("tool_call_mismatch", 1.0), ("text_mismatch", 1.0)]
+    of_pair = row(1, bodies=bodies("x"), scores=tuple(ScoreRow("candidate", n, value, None) for n, value in scores))
+    text = Outline(pair(of_pair, logprob_kl=0.05, tool_call_mismatch=0.03)).text
+    assert "tool_call_mismatch 100 % against 3 %logprob_kl 0.208 nats against 0.05 nats" in text
 
 
 def test_what_was_redacted_is_on_no_part_of_the_page() -> None:

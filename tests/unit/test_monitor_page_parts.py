@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.monitor.page.budgets import budgets_section
 from proxy.monitor.page.chart import HEIGHT, WIDTH, lane_of, picture
 from proxy.monitor.page.differs import marked, parting
 from proxy.monitor.page.html import join
+from proxy.monitor.page.shown import Shown
 from proxy.monitor.page.words import ago, clock, counted, figure, reason_words, stratum_words
 from proxy.monitor.rows import Ineligible
 from proxy.monitor.trail import Course, TrailPoint
@@ -19,6 +21,8 @@ from scorers.evidence import LaneSums
 from scorers.judge import Budget
 from scorers.planning import upper_bound
 from scorers.records import Reason
+from scorers.verdict import BudgetVerdict
+from tests.unit.monitor_samples import lane, verdict
 
 BUDGET = Budget("tool_call_mismatch", 0.05, True, True, unit="ratio")
 
@@ -54,6 +58,16 @@ def limit_y(svg: str) -> float:
     return float(found[1])
 
 
+def test_a_pass_of_the_whole_does_not_hide_a_latest_stretch_that_is_over() -> None:
+    def said(values: list[float]) -> str:
+        passed = BudgetVerdict(BUDGET.name, 0.05, True, "ratio", None, 1.3, 2.0, lane("pass", samples=200), {})
+        judged = verdict("pass", budgets={BUDGET.name: passed})
+        return budgets_section(Shown(judged, {}, {}, 1_000.0, course=course(values)))
+
+    assert "Within its limit, for certain." in said([0.0, 0.9] + [0.0] * 8)
+    assert "Within its limit over all pairs so far; 40 % in the latest stretch." in said([0.0] * 9 + [0.4])
+
+
 def test_what_is_over_the_limit_stands_above_its_line() -> None:
     good, bad = drawn(course([0.0] * 10)), drawn(course([0.0] * 5 + [0.5] * 5))
     assert all(y > limit_y(good) for _, y in points(good, "seen"))
@@ -62,6 +76,11 @@ def test_what_is_over_the_limit_stands_above_its_line() -> None:
     assert bad.count('class="stretch over"') == 5
     assert bad.count('class="stretch"') == 4
     assert good.count('class="stretch over"') == 0
+
+
+def test_a_stretch_is_red_from_the_limit_on() -> None:
+    svg = drawn(course([0.0, 0.02, 0.06, 0.05]))
+    assert re.findall(r'class="(stretch[^"]*)"', svg) == ["stretch", "stretch over", "stretch"]
 
 
 def test_the_bound_is_the_judges_and_lies_above_the_value() -> None:

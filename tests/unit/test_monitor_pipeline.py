@@ -599,3 +599,15 @@ async def test_without_a_rollout_no_act_is_taken_and_no_order_given() -> None:
             await rig.monitor.rollout_act("abort", "")
         assert "rollout" not in rig.monitor.state()
     assert orders == []
+
+
+@pytest.mark.asyncio
+async def test_what_is_known_from_the_start_holds_a_pass_and_not_a_fail() -> None:
+    told = "the recipe turns 2 knobs at once"
+    async with running(holds=(told,), reference=lambda path, body: ok(tool_reply("weather", city="Paris"))) as rig:
+        await until(lambda: told in rig.monitor.verdict().reasons)
+        assert rig.monitor.verdict().state == "inconclusive"
+        for n in range(60):
+            rig.send(mark(n), exchange(n, request=TOOLS, reply=tool_reply("weather", city="Rome")))
+        await until(lambda: rig.monitor.verdict().samples >= 60)
+        assert rig.monitor.verdict().state == "fail"

@@ -65,6 +65,17 @@ def test_the_picture_outlives_the_rows_in_the_checkpoint() -> None:
     assert again.verdict(()).as_dict() == live.verdict(()).as_dict()
 
 
+def test_a_trail_that_was_stored_goes_on_at_its_own_distance() -> None:
+    """One that began again at every row would draw the latest rows closer together until it was full."""
+    trail, state = Trail(), evidence()
+    for at in range(910):
+        state.fold(scored(at).observation())
+        trail.look(state, 100.0 + at)
+        if at == 900:
+            trail = Trail.from_json(json.loads(json.dumps(trail.to_json())))
+    assert trail.course(state, 9.0).points == drawn(910).course(state, 9.0).points
+
+
 def test_a_checkpoint_from_before_there_were_pictures_is_read() -> None:
     rows, ledger = [scored(n) for n in range(50)], MemoryLedger()
     live = standing(ledger)

@@ -155,6 +155,7 @@ def test_an_idle_system_fires_nothing(tmp_path: Path) -> None:
     (tmp_path / "idle.yml").write_text(
         head
         + _idle_test("never asked", {key: f"{value!r}x440" for key, value in idle.items()})
+        + _idle_test("never asked, with a rollout", {key: f"{value!r}x440" for key, value in series("rollout").items()})
         + _idle_test("served before Prometheus came", {key: f"{value!r}x440" for key, value in served.items()})
         + _idle_test("served a little and then idle", burst)
     )

@@ -176,6 +176,16 @@ def test_without_a_ledger_requests_are_the_least_and_times_unknown(tmp_path: Pat
     assert json.loads(json.dumps(found.as_dict()))["needs"][0]["budget"]["limit"] == 0.03
 
 
+def test_in_a_staged_rollout_the_references_clients_give_pairs_by_replays_alone(tmp_path: Path) -> None:
+    """Up to the step before the last, which waits for the pass: 20 % serve as evidence, of the others a quarter."""
+    steps = "[rollout]\nsteps = [{ share = 0.0 }, { share = 0.2 }, { share = 1.0 }]\n"
+    mismatch, *_, kl = planned(settings(tmp_path / "none", steps)).needs
+    _, *_, kl_without = planned(settings(tmp_path / "none")).needs
+    assert mismatch.requests == pytest.approx(max(622 / 0.1, 581 / (0.1 * 0.25)) / (0.2 + 0.8 * 0.25))
+    assert kl.budget.name == "logprob_kl"
+    assert kl.requests == kl_without.requests  # replayed on both arms in any case
+
+
 def test_coins_that_never_fall_mean_never(tmp_path: Path) -> None:
     found = planned(settings(tmp_path / "none", "[mirror]\nnoise_rate = 0.0\n"))
     assert found.needs[0].requests is None

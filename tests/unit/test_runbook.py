@@ -60,7 +60,7 @@ def test_every_metric_that_a_command_looks_for_exists() -> None:
 
 
 def test_every_field_that_jq_picks_is_in_the_answer() -> None:
-    answers = {"state": set(state("served")), "gate": set(FixedView().verdict().as_dict())}
+    answers = {"state": set(state("full")), "gate": set(FixedView().verdict().as_dict())}
     for command in COMMANDS:
         found = re.search(r"9090/(state|gate) \| jq '\{([\w, ]+)\}'", command)
         if found:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from urllib.parse import urlencode
 
-from proxy.monitor.page.chart import lane_of, picture
+from proxy.monitor.page.chart import Lane, lane_of, latest_mean, picture
 from proxy.monitor.page.html import Html, Part, tag
 from proxy.monitor.page.shown import Filter, Shown, lanes_worst_first, worst_first
 from proxy.monitor.page.words import ago, figure, moment, stratum_words
@@ -85,7 +85,7 @@ def _lane(shown: Shown, budget: BudgetVerdict, name: str, lane: LaneVerdict) -> 
     at = shown.over_since(lane)
     words = stratum_words(name)
     drawn = lane_of(shown.course, budget.name, name, at)
-    over = _over(shown, budget, lane, at)
+    over = _over(shown, budget, lane, at, drawn)
     limit = figure(budget.limit, budget.unit)
     told = f"{budget.name}, {words}: {figure(lane.value, budget.unit)} against a limit of {limit}"
     numbers: list[tuple[str, str]] = [
@@ -114,10 +114,13 @@ def _lane(shown: Shown, budget: BudgetVerdict, name: str, lane: LaneVerdict) -> 
     )
 
 
-def _over(shown: Shown, budget: BudgetVerdict, lane: LaneVerdict, at: float | None) -> Part:
+def _over(shown: Shown, budget: BudgetVerdict, lane: LaneVerdict, at: float | None, drawn: Lane | None) -> Part:
     """Since when it is over, in words."""
     if lane.state != "fail":
         if lane.state == "pass":
+            latest = None if drawn is None else latest_mean(drawn)
+            if latest is not None and latest > budget.limit:  # a pass is of the whole, and stays until the tests object
+                return f"Within its limit over all pairs so far; {figure(latest, budget.unit)} in the latest stretch."
             return "Within its limit, for certain."
         if not lane.samples:
             return "No pair was scored yet."

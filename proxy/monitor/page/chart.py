@@ -113,6 +113,12 @@ def picture(lane: Lane, bound: Bound, told: str) -> Html:
     return tag("svg", marks, viewBox=f"0 0 {WIDTH:g} {HEIGHT:g}", role="img", aria_label=told, class_="chart")
 
 
+def latest_mean(lane: Lane) -> float | None:
+    """The mean of the latest stretch, the last bar of the picture; None while no stretch has enough pairs."""
+    stretches = _stretches(lane.dots)
+    return stretches[-1][2] if stretches else None
+
+
 def _bound(lane: Lane, sums: LaneSums, bound: Bound) -> float | None:
     found = bound(sums.samples + sums.lost, sums.capped_total + sums.lost, lane.alpha)
     return found if found is None or lane.budget.bounded else found * lane.budget.cap

@@ -47,7 +47,7 @@ def _event(event: Event) -> tuple[str, str, str]:
         return state, f"{stage}, epoch {told.get('epoch')}: {found}{told.get('reason')}", state
     if event.kind == ROLLOUT:
         share = told.get("share")
-        served = f", {share:.3g} of the clients" if isinstance(share, float) else ""
+        served = f", {100.0 * share:.3g} % of the clients at the candidate" if isinstance(share, float) else ""
         return "rollout", f"{told.get('phase')}{served}: {told.get('reason')}", ""
     if event.kind == RESET:
         return "reset", f"an operator reset the evidence of epoch {told.get('epoch')}. {told.get('reason') or ''}", ""
@@ -61,25 +61,37 @@ def rollout_section(shown: Shown) -> Part:
         return None
     steps = told["steps"]
     at_reference = told["phase"] in ("failed", "aborted")
-    marks = [_step(number, share, told) for number, share in enumerate(steps, 1)]
-    share = f"The candidate serves {100.0 * told['share']:.3g} % of the clients"
-    waited = f" since {ago(shown.now_unix_s - told['since_unix_s'])}."
+    here = None if at_reference else told["step"]
+    marks = [
+        tag("li", f"{100.0 * share:.3g} %", aria_current="step" if number == here else None)
+        for number, share in enumerate(steps, 1)
+    ]
+    at = f"step {told['step']} of {len(steps)}, since {ago(shown.now_unix_s - told['since_unix_s'])}."
+    if at_reference:
+        share, at = "The reference serves all clients", f"returned at {at}"
+    else:
+        share = f"The candidate serves {100.0 * told['share']:.3g} % of the clients"
     return tag(
         "section",
         tag("h2", "Staged rollout ", tag("span", told["phase"], class_=f"chip {'bad' if at_reference else 'good'}")),
-        tag("p", tag("strong", share), f", step {told['step']} of {len(steps)},{waited} ", told["reason"]),
+        tag("p", tag("strong", share), f", {at}"),
+        tag("p", "Why: ", told["reason"]),
         tag("ol", marks, class_="steps"),
-        [tag("h3", "What the next step waits for"), tag("ul", [tag("li", need) for need in told["needs"]])]
-        if told["needs"]
-        else None,
+        _waits_for(told),
         id="rollout",
         data_live="true",
     )
 
 
-def _step(number: int, share: float, told: Mapping[str, Any]) -> Html:
-    here = number == told["step"]
-    return tag("li", f"{100.0 * share:.3g} %", aria_current="step" if here else None)
+def _waits_for(told: Mapping[str, Any]) -> Part:
+    """What ends where it stands, by phase."""
+    if told["phase"] == "failed":
+        return tag("p", "A new epoch or a reset of the evidence begins at the first step. Nothing else does.")
+    if told["phase"] == "aborted":
+        return tag("p", "An operator's resume or a reset begins at the first step.")
+    if not told["needs"]:
+        return None
+    return [tag("h3", "What the next step waits for"), tag("ul", [tag("li", need) for need in told["needs"]])]
 
 
 def monitor_section(shown: Shown) -> Html:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 
@@ -13,6 +13,9 @@ from proxy.monitor.page.laid_out import calls_section, recall_section
 from proxy.monitor.page.steps import Steps, reader
 from proxy.monitor.page.style import frame
 from proxy.monitor.page.words import figure, moment, stratum_words
+
+Limits: TypeAlias = Mapping[str, tuple[float, str]]
+"""Limit and unit of each budget."""
 
 _SIDES = (("candidate", "Candidate"), ("reference", "Reference"), ("control", "Noise twin: the reference again"))
 _SCORES = ("Score", "Candidate", "Noise twin", "Explanation")
@@ -26,7 +29,7 @@ _RUNGS = {
 }
 
 
-def pair_page(shown: Mapping[str, Any], steps: Steps, limits: Mapping[str, float]) -> str:
+def pair_page(shown: Mapping[str, Any], steps: Steps, limits: Limits) -> str:
     """The whole page of what `readable.side_by_side` gave."""
     about = f"pair {shown['id']}" + (" (needle)" if shown["kind"] == "probe" else "")
     return frame(
@@ -45,20 +48,21 @@ def pair_page(shown: Mapping[str, Any], steps: Steps, limits: Mapping[str, float
     )
 
 
-def _summary(shown: Mapping[str, Any], limits: Mapping[str, float]) -> Html:
-    """What is wrong with it, in a line per budget, and which stratum it is of."""
+def _summary(shown: Mapping[str, Any], limits: Limits) -> Html:
+    """What is wrong with it, in a line per budget, the furthest over its limit first, and which stratum it is of."""
     off = [
         score
         for score in shown["scores"]
         if score["arm"] == "candidate"
+        and score["name"] in limits
         and score["value"] is not None
-        and score["value"] > limits.get(score["name"], 1e18)
+        and score["value"] > limits[score["name"]][0]
     ]
-    off.sort(key=lambda score: score["name"])
+    off.sort(key=lambda score: (-score["value"] / limits[score["name"]][0], score["name"]))
     return tag(
         "section",
         tag("h1", "A failing pair" if off else "A pair"),
-        tag("ul", [tag("li", _wrong(score, limits[score["name"]])) for score in off])
+        tag("ul", [tag("li", _wrong(score, *limits[score["name"]])) for score in off])
         if off
         else tag("p", "No budget's score is over its limit here."),
         tag(
@@ -77,12 +81,12 @@ def _summary(shown: Mapping[str, Any], limits: Mapping[str, float]) -> Html:
     )
 
 
-def _wrong(score: Mapping[str, Any], limit: float) -> Part:
+def _wrong(score: Mapping[str, Any], limit: float, unit: str) -> Part:
     choices = score["explanation"].get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     rung = _RUNGS.get(first.get("rung", "")) if isinstance(first, Mapping) else None
-    value = tag("span", figure(score["value"]), class_="chip bad")
-    return [tag("strong", score["name"]), " ", value, f" against {figure(limit)}", f": {rung}" if rung else None]
+    value = tag("span", figure(score["value"], unit), class_="chip bad")
+    return [tag("strong", score["name"]), " ", value, f" against {figure(limit, unit)}", f": {rung}" if rung else None]
 
 
 def _parts(shown: Mapping[str, Any]) -> Part:
