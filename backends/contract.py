@@ -18,10 +18,10 @@ from backends.weights import WeightFiles
 OBSERVE_TIMEOUT_S = 10.0  # *choice*: per call; an idle engine answers all four in milliseconds
 
 # A statement by the server that it has no such thing. Any other failure says nothing about what the server is.
-_ABSENT = frozenset({400, 401, 403, 404, 405, 422, 501})
+ABSENT = frozenset({400, 401, 403, 404, 405, 422, 501})
 
 # Digits, spaces, case, accents and another script: where tokenizers and templates differ first.
-_PROBE_MESSAGES = (
+PROBE_MESSAGES = (
     {"role": "system", "content": "You are a probe.\n  Answer 1234567890 times."},
     {"role": "user", "content": "Naïve café  costs 3.50 €; 東京 is UTC+9?\tYes/No"},
     {"role": "assistant", "content": "No."},
@@ -70,7 +70,7 @@ async def observe(
     card = _card(await _get(backend, "/v1/models", timeout_s), model)
     name = _text(card.get("id"))
     asked = name or model or ""
-    tokens = await _post(backend, "/tokenize", {"model": asked, "messages": _PROBE_MESSAGES}, timeout_s)
+    tokens = await _post(backend, "/tokenize", {"model": asked, "messages": PROBE_MESSAGES}, timeout_s)
     seen: dict[str, Any] = {}
     if ask_for_token:
         question = {"model": asked, "prompt": "parity", "max_tokens": 1, "temperature": 0}
@@ -98,7 +98,7 @@ async def _post(backend: Backend, path: str, body: dict[str, Any], timeout_s: fl
 
 def _object(backend: Backend, path: str, reply: Reply) -> dict[str, Any]:
     if not reply.ok:
-        if reply.status in _ABSENT:
+        if reply.status in ABSENT:
             return {}
         raise BackendUnavailable(f"{backend.name}: {path} answered {reply.status}, so its contract is unknown")
     try:

@@ -3,6 +3,7 @@
     cli.py            the `parity` command: reads the words, starts the rest, prints for people
     demo/             the main job in one command: engines, proxy, traffic, a planted fault, the verdict
     app.py            composition root: the only place that names concrete classes
+    contract/         `parity contract`: pins what the arms are into a file, and says later what changed
     gate_client/      `parity gate`: asks a running monitor for its verdict, and exits with it
     recipe_command/   `parity recipe`: what to quantize, what is wrong with it, what it could buy; on files alone
     report/           what a ledger or a settings file tells without a running monitor: verdict, explain, export, plan

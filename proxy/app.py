@@ -20,14 +20,16 @@ import orjson
 import uvloop
 
 from backends.openai import OpenAIBackend
+from backends.pinned.pin import PinError, read_pin
 from proxy import __version__
-from proxy.errors import ParityError
+from proxy.errors import ParityError, SettingsError
 from proxy.feed import UnixFeedReceiver, UnixFeedSender, max_frame_bytes
 from proxy.metrics import RelayCounters
 from proxy.monitor.control import create_control_app, serve_control
 from proxy.monitor.evaluate import mismatch_rule
 from proxy.monitor.exposition import ParityMetrics
 from proxy.monitor.ledger import SqliteLedger
+from proxy.monitor.pinned import PinnedWatch
 from proxy.monitor.pipeline import Monitor
 from proxy.monitor.redact import redactor
 from proxy.relay import serve_relay
@@ -110,14 +112,30 @@ def check(loaded: Loaded) -> None:
 
 
 def missing_files(loaded: Loaded) -> list[str]:
-    """The weights that the file names and that are not here, one line each. A relay serves without them: only
-    `parity check-config` refuses them."""
+    """The weights and the pin that the file names and that are not here, or cannot be read, one line each. A relay
+    serves without them: only `parity check-config` refuses them, and the monitor a pin that it cannot read."""
     arms = {"candidate": loaded.settings.candidate, "reference": loaded.settings.reference}
-    return [
+    missing = [
         f"{name}.weights: there is no {arm.weights}; give the model's directory on the monitor's machine, or remove it"
         for name, arm in arms.items()
         if arm.weights is not None and not arm.weights.exists()
     ]
+    try:
+        pinned_of(loaded.settings)
+    except SettingsError as error:
+        missing += error.problems
+    return missing
+
+
+def pinned_of(settings: Settings) -> PinnedWatch | None:
+    """The pin that the arms are held against, if one is named. Raises: SettingsError."""
+    path = settings.reference.contract
+    if path is None:
+        return None
+    try:
+        return PinnedWatch(path.name, read_pin(path))
+    except PinError as error:
+        raise SettingsError([f"reference.contract: {error}"]) from None
 
 
 def plan_of(loaded: Loaded, requests_per_s: float | None) -> plan.Plan:
@@ -228,6 +246,7 @@ async def _monitor(loaded: Loaded, port: int | None, shutdown: asyncio.Event, ho
             evidence=_fresh_evidence(settings),
             metrics=metrics,
             salt=secrets.sampling_salt,
+            pinned=pinned_of(settings),
             holds=holds,
         )
         feed = UnixFeedReceiver(

@@ -22,6 +22,7 @@ from rich.text import Text
 
 from backends.emulator.recipes import RECIPES, RecipeError, parsed
 from proxy import __version__, app, demo
+from proxy.contract import command as contract_command
 from proxy.errors import ParityError, SettingsError
 from proxy.gate_client import command as gate_command
 from proxy.recipe_command.command import recipe as recipe_commands
@@ -181,6 +182,7 @@ def verdict(
             print_verdict(out, answer)
 
 
+cli.add_typer(contract_command.contract, name="contract")
 cli.command("gate", cls=gate_command.GateCommand)(gate_command.gate)
 cli.add_typer(recipe_commands)
 

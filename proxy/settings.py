@@ -113,9 +113,13 @@ class UpstreamSettings(Section):
 
 
 class ReferenceSettings(UpstreamSettings):
-    """The reference. Its own key; `teacher_forcing` says that it is a vLLM that allows prompt_logprobs."""
+    """The reference. Its own key; `teacher_forcing` says that it is a vLLM that allows prompt_logprobs.
+
+    `contract` is a pin of `parity contract pin`: while an arm is not what it says, nothing is judged.
+    """
 
     teacher_forcing: bool = False
+    contract: Path | None = None
 
 
 class SamplingSettings(Section):

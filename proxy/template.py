@@ -15,6 +15,7 @@ url = "http://127.0.0.1:8002"
 # model = "..."                        # set it when the reference is served under another name
 # weights = "/models/bf16"             # as above
 # api_key_env = "REFERENCE_API_KEY"
+# contract = "contract.toml"           # a pin (`parity contract pin`): while an arm is not that, nothing is judged
 # teacher_forcing = false              # true on a vLLM that allows prompt_logprobs
 
 [relay]

@@ -27,6 +27,7 @@ from proxy.monitor.intake import Intake
 from proxy.monitor.jobs import Worker, ended
 from proxy.monitor.mirror import Mirror
 from proxy.monitor.order import SamplingOrder
+from proxy.monitor.pinned import PinnedWatch
 from proxy.monitor.redact import redactor
 from proxy.monitor.rollout import Rollout
 from proxy.monitor.rows import RESET, ROLLOUT, VERDICT, Ledger, LedgerRow
@@ -68,6 +69,7 @@ class Monitor:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         look_interval_s: float | None = None,
+        pinned: PinnedWatch | None = None,
         holds: Sequence[str] = (),
     ) -> None:
         """`holds` are sentences, known from the start, each of which keeps the verdict from a pass.
@@ -102,6 +104,7 @@ class Monitor:
                 "candidate": WeightFiles("candidate", settings.candidate.weights),
                 "reference": WeightFiles("reference", settings.reference.weights),
             },
+            pinned=pinned,
         )
         self._standing = Standing(settings.gate.recipe, evidence)
         self._epochs = EpochKeeper(

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from backends.contract import Contract
 from proxy.errors import LedgerError
+from proxy.monitor.pinned import broken_in
 from proxy.monitor.prompt_tokens import RECENT_ROWS, PromptTally, agreed, word_of
 from proxy.monitor.rows import Checkpoint, LedgerRow, Opening
 from proxy.monitor.trail import Course, Trail
@@ -171,16 +172,18 @@ class Standing:
         """The verdict of this moment; inconclusive while the ledger is still being read."""
         if self._evidence is None:
             return Verdict("inconclusive", ("the monitor is reading its ledger",), recipe=self._recipe)
+        broken = broken_in(self.contract)
         own = [sentence for sentence in (self._hold, self._broken) if sentence]
         context = VerdictContext(
             recipe=self._recipe,
             epoch=self._epoch,
-            holds=(*holds, *own),
+            holds=(*([broken] if broken else ()), *holds, *own),
             mismatch=self.prompts.mismatch(self.contract),
             contract=self._told_contract(),
             prompt_token_mismatches=self.prompt_token_mismatches,
         )
-        return self._evidence.verdict(context)
+        # What a reference that is not the pinned one gave is no ground to fail a recipe either.
+        return (self._fresh() if broken else self._evidence).verdict(context)
 
     def tell(self, verdict: Verdict) -> None:
         """Logs the verdict when it is another than the last one told: an incident is read in the log first."""
@@ -202,6 +205,7 @@ class Standing:
             arm = self.contract.get(side) or {}
             told[side] = {name: arm.get(name) for name in _ARM}
         told["prompt_tokens"] = word_of(self.contract)
+        told["pin"] = self.contract.get("pin")
         opening = next((one for one in reversed(self._openings) if one.epoch == self._epoch), None)
         told["reason"] = opening.reason if opening is not None else None
         told["opened_unix_s"] = opening.opened_unix_s if opening is not None else None

@@ -15,6 +15,7 @@ from backends.base import Backend, BackendError
 from backends.contract import Contract, observe
 from backends.weights import WeightFiles
 from proxy.errors import LedgerError
+from proxy.monitor.pinned import PinnedWatch, pin_changes
 from proxy.monitor.prompt_tokens import AGREE, DIFFER, Word, templates_differ, word_of
 from scorers.judge import Budget, GateRules, start
 
@@ -36,14 +37,16 @@ class ContractWatch:
         recipe: str,
         gate: Mapping[str, Any],
         weights: Mapping[str, WeightFiles] | None = None,
+        pinned: PinnedWatch | None = None,
     ) -> None:
         """`gate` is what is asked of the arms: the evidence is about that too. `weights` are the arms' files, by side;
-        without them no file is looked at."""
+        without them no file is looked at. `pinned` is what the arms are held against."""
         self._backends = {"candidate": candidate, "reference": reference}
         self._models = {"candidate": candidate_model, "reference": reference_model}
         self._recipe = recipe
         self._gate = gate
         self._weights = weights or {}
+        self._pinned = pinned
         self._seen: dict[str, Contract] = {}
         self._errors: dict[str, str] = {}
 
@@ -71,7 +74,10 @@ class ContractWatch:
         known: dict[str, Any] = {"recipe": self._recipe, "gate": self._gate}
         for side in self._backends:
             known[side] = self._arm(side, before.get(side) or {})
-        same = standing is not None and all(known[part] == before.get(part) for part in ("recipe", *self._backends))
+        if self._pinned is not None:
+            known["pin"] = self._pinned.contract(before.get("pin"))
+        parts = ("recipe", *self._backends, "pin")
+        same = standing is not None and all(known.get(part) == before.get(part) for part in parts)
         known["prompt_tokens"] = (prompts or word_of(before)) if same else AGREE
         if templates_differ(known):
             known["prompt_tokens"] = DIFFER  # known before any row
@@ -100,7 +106,10 @@ class ContractWatch:
 
     async def _look_at(self, side: str) -> None:
         try:
-            self._seen[side] = await observe(self._backends[side], self._models[side], weights=self._weights.get(side))
+            seen = await observe(self._backends[side], self._models[side], weights=self._weights.get(side))
+            if self._pinned is not None:
+                await self._pinned.look(side, self._backends[side], self._models[side])
+            self._seen[side] = seen
             self._errors.pop(side, None)
         except BackendError as error:
             if side not in self._errors:
@@ -122,6 +131,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
         lines += _differences(side, old, new)
     if word_of(before) != word_of(after):
         lines.append(f"prompt tokens: {word_of(before)} became {word_of(after)}")
+    lines += pin_changes(before.get("pin"), after.get("pin"))
     return lines + _gate_changes(before.get("gate") or {}, after.get("gate") or {})
 
 

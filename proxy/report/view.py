@@ -89,7 +89,9 @@ def contract_line(answer: Mapping[str, Any]) -> Text:
     arms = [f"{side} {_arm(contract[side])}" for side in ("candidate", "reference")]
     since = datetime.fromtimestamp(contract["opened_unix_s"], UTC).isoformat(" ", "seconds").removesuffix("+00:00")
     epoch = f"epoch {answer['epoch']} since {since} UTC"
-    return Text(f"about: {', '.join(arms)}; prompt tokens {contract['prompt_tokens']}; {epoch}", style="dim")
+    pin = contract.get("pin")
+    pinned = f"; pinned by {pin['file']}, seal {pin['seal']}" if pin else ""
+    return Text(f"about: {', '.join(arms)}; prompt tokens {contract['prompt_tokens']}{pinned}; {epoch}", style="dim")
 
 
 def _arm(arm: Mapping[str, Any]) -> str:

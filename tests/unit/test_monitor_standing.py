@@ -287,3 +287,22 @@ def test_the_log_tells_each_change_of_the_verdict_once(caplog: pytest.LogCapture
     assert [level for level, _ in told] == ["INFO", "WARNING"]
     assert "the verdict is fail" in told[1][1]
     assert "tool_call_mismatch" in told[1][1]
+
+
+def test_while_a_pinned_contract_is_broken_not_even_a_fail_is_given_live_or_from_the_ledger() -> None:
+    holds = {"recipe": "awq", "pin": {"file": "contract.toml", "seal": "s", "broken": {}}}
+    broken = {**holds, "pin": {**holds["pin"], "broken": {"reference": ["reference engine x: 1 became 2"]}}}  # type: ignore[dict-item]
+    ledger, rows = MemoryLedger(), [scored(n) for n in range(90)]
+    ledger.append(rows)
+    for contract, state in ((holds, "fail"), (broken, "inconclusive")):
+        live = Standing("awq", evidence)
+        live.resume(MemoryLedger(), 1, contract)
+        live.fold(rows)
+        again = Standing("awq", evidence)
+        again.resume(ledger, 1, contract)
+        assert live.verdict(()).state == state
+        assert live.verdict(()).as_dict() == again.verdict(()).as_dict()
+    assert live.verdict(("another",)).reasons[:2] == (
+        "the pinned contract contract.toml does not hold: reference engine x: 1 became 2",
+        "another",
+    )
