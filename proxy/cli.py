@@ -1,6 +1,9 @@
 """The `parity` command. Reads the words, starts the rest, and prints for people; it decides nothing itself.
 
 Exit codes: 0 done, 1 what was asked failed, 2 the command line or the settings are wrong. `parity gate` has its own.
+
+The composition root and the demo are imported where they are used: they load the control port and the `openai` client,
+and whoever asks the gate from a job should not wait for these.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from backends.emulator.recipes import RECIPES, RecipeError, parsed
-from proxy import __version__, app, demo
+from proxy import __version__
 from proxy.contract import command as contract_command
 from proxy.errors import ParityError, SettingsError
 from proxy.gate_client import command as gate_command
@@ -83,6 +86,8 @@ def serve(config: ConfigOption = Path("parity.toml"), log_level: LogLevel = "inf
 
     SIGTERM drains: no new connection, running replies finish within relay.drain_timeout_s.
     """
+    from proxy import app
+
     loaded = _load(config, log_level)
     with _told_plainly():
         code = app.serve(loaded, log_level)
@@ -97,6 +102,8 @@ def relay(
     log_level: LogLevel = "info",
 ) -> None:
     """Run one relay worker alone. It serves clients whether or not a monitor is there."""
+    from proxy import app
+
     loaded = _load(config, log_level)
     with _told_plainly():
         app.run_relay(loaded, worker, port)
@@ -105,6 +112,8 @@ def relay(
 @cli.command()
 def monitor(config: ConfigOption = Path("parity.toml"), port: PortOption = None, log_level: LogLevel = "info") -> None:
     """Run the monitor alone: shadow calls, scores, ledger, verdict and the control port."""
+    from proxy import app
+
     loaded = _load(config, log_level)
     with _told_plainly():
         app.run_monitor(loaded, port)
@@ -120,6 +129,8 @@ def check_config(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Print what a settings file means and what each budget needs to pass, or every mistake in it with its fix."""
+    from proxy import app
+
     loaded = _load(config, "warning")
     missing = app.missing_files(loaded)
     for problem in missing:
@@ -248,6 +259,8 @@ def run_demo(
         parsed(recipe)
     except RecipeError as error:
         _usage(f"--recipe: {error}")
+    from proxy import demo
+
     planted = None if fault is None else fault.value
     plan = demo.Plan(
         requests=requests, recipe=recipe, fault=planted, once=once, quiet=as_json, hold=hold, ledger=ledger
@@ -269,6 +282,8 @@ def _as_toml(value: object) -> Text:
 
 def _load(config: Path, log_level: str) -> Loaded:
     """The settings, or exit code 2 with every problem. Also sets up logging, once, here."""
+    from proxy import app
+
     level = logging.getLevelNamesMapping().get(log_level.upper())
     if level is None:
         _usage(f'--log-level "{log_level}": choose debug, info, warning or error')

@@ -200,3 +200,11 @@ async def _monitor_pid(parent: int) -> int:
     )
     out, _ = await listed.communicate()
     return next(int(line.split()[0]) for line in out.decode().splitlines() if " monitor " in line)
+
+
+def test_a_job_that_asks_the_gate_does_not_load_the_service() -> None:
+    """Half of the start-up time was the control port's and the demo's libraries."""
+    heavy = ("openai", "fastapi", "uvicorn", "uvloop", "proxy.app", "proxy.demo")
+    code = f"import sys, proxy.cli; print([name for name in {heavy} if name in sys.modules])"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert told.stdout.strip() == "[]"
