@@ -78,6 +78,12 @@ def _page(rows: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _write(rows: dict[str, dict[str, Any]]) -> None:
+    told = json.dumps({"command": COMMAND, "rows": rows}, indent=1)
+    (ROOT / "docs" / "bench" / "recipe_verdicts.json").write_text(told + "\n", encoding="utf-8")
+    (ROOT / "docs" / "recipe-verdicts.md").write_text(_page(rows), encoding="utf-8")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when nothing was wrong, else 1."""
     parser = argparse.ArgumentParser(
@@ -85,15 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--recipes", nargs="+", choices=tuple(RECIPES), metavar="NAME", help="only these; not written")
     given = parser.parse_args(arguments)
-    rows = {}
-    for name in given.recipes or ("bf16", *NEVER_FAIL, *BETWEEN, *NEVER_PASS):
+    rows: dict[str, dict[str, Any]] = {}
+    for name in given.recipes or ("bf16", *NEVER_PASS, *NEVER_FAIL, *BETWEEN):
         rows[name] = judged(name)
         print(f"{name}: {json.dumps(rows[name])}", flush=True)
-    if not given.recipes:
-        (ROOT / "docs" / "bench" / "recipe_verdicts.json").write_text(
-            json.dumps({"command": COMMAND, "rows": rows}, indent=1) + "\n", encoding="utf-8"
-        )
-        (ROOT / "docs" / "recipe-verdicts.md").write_text(_page(rows), encoding="utf-8")
+        if not given.recipes:  # after each: a bench of half an hour may be ended
+            _write(rows)
     return int(any(row["wrong"] for row in rows.values()))
 
 
