@@ -9,6 +9,8 @@ how many standard errors lie between. What no rule supports stays "undetermined"
 4. activations  neither, and a few steps carry the KL
 5. weights      neither, and they do not
 
+Where even short prompts lose most of their recall, 3 to 5 are not asked: all is broken.
+
 Source:  DESIGN 2.8; metrology 3 and 5. "Measured" below means on the shipped model (backends/emulator/model): 350
 held-out requests of all its kinds, 21 recipes, one axis at a time, D_S at top 20 along its right answers. The bounds
 lie between what the weight and activation recipes showed and what the KV recipes did.
@@ -44,6 +46,7 @@ HEAVY_TAIL = 30.0  # *choice*: largest step over mean step; GGUF tables have the
 HEAVIER_THAN_NOISE = 3.0  # *choice*: a model whose answers are mostly sure has heavy tails of its own; see `_spikes`
 HEAVY_ALONE = 50.0  # *choice*: without a re-run that shows the model's own tail. Measured on weights: 6 to 26
 SHORT_TOKENS = 1_024  # *choice*: up to here a KV cache has little to forget
+ALL_BROKEN = 0.5  # *choice*: of recall on short prompts; FP4 activations per tensor lose all of it, INT4 KV a tenth
 SHORT_LENGTHS = tuple(name for name, upper in LENGTH_BUCKETS if upper <= SHORT_TOKENS)
 GROWS = math.log(2.0)  # *choice*, ln of the odds of a lost recall, long prompts over short ones; without tool calls
 
@@ -151,6 +154,14 @@ def _jump(pattern: PatternTally, over: Sequence[str]) -> Diagnosis | None:
 
 def _precision(pattern: PatternTally, over: Sequence[str]) -> Diagnosis:
     """KV cache, activations or weights; each contrast is told, also one that speaks against the axis named."""
+    lost, of = pattern.loss("recall", SHORT_LENGTHS)
+    if _least_share(lost, of) >= ALL_BROKEN:
+        return Diagnosis(
+            evidence=(
+                f"recall is lost on {lost / of:.1%} of {of} pairs below {SHORT_TOKENS} tokens too: where next to "
+                "nothing works, no pattern tells one axis from another; set one axis back to BF16 at a time",
+            )
+        )
     contrasts = list(_contrasts(pattern))
     said = [sentence for _, sentence in contrasts]
     # Stouffer's sum; a contrast counts for at most five, or the larger sample alone would decide a contradiction

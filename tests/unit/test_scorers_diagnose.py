@@ -241,6 +241,20 @@ def test_where_all_is_broken_nothing_is_told_apart() -> None:
     assert diagnose(tally, [TOOLS, COPY]).axis == "undetermined"
 
 
+@pytest.mark.parametrize(("lost", "axis"), [(30, "undetermined"), (10, "kv_cache")])
+def test_recall_lost_on_most_short_prompts_is_no_sign_of_the_kv_cache(lost: int, axis: str) -> None:
+    """FP4 activations per tensor on the shipped model: no recall at all, and tool calls that mostly still agree on
+    "no call"; the odds alone would say KV cache."""
+    tally = PatternTally()
+    lose(tally, COPY, lost, 40)
+    lose(tally, COPY, 40, 40, length=LONG)
+    lose(tally, TOOLS, 4, 11, early=0.9)
+    lose(tally, TOOLS, 1, 30, early=0.9)
+    found = diagnose(tally, [COPY])
+    assert found.axis == axis
+    assert ("set one axis back to BF16" in said(found)) == (axis == "undetermined")
+
+
 def test_contradicting_contrasts_are_undetermined_whatever_the_sample() -> None:
     """KL grows with the prompt, yet recall holds while tool calls break."""
     tally = damaged({SHORT: 0.01, LONG: 0.1}, count=5_000)
