@@ -66,12 +66,12 @@ class Arena:
         """A slot that holds as much of the prompt as any does, its `length` tokens; None when all are taken."""
         if not self._free:
             return None
-        source = max(self._all, key=lambda slot: slot.shares(prompt))
-        shared = source.shares(prompt)
-        own = max(self._free, key=lambda slot: slot.shares(prompt))
-        if own.shares(prompt) < shared or shared == 0:
+        held = {slot.number: slot.shares(prompt) for slot in self._all}
+        source = max(self._all, key=lambda slot: held[slot.number])
+        shared = held[source.number]
+        own = max(self._free, key=lambda slot: held[slot.number])
+        if shared == 0 or held[own.number] < shared:
             own = min(self._free, key=lambda slot: len(slot.prefix) > 0)  # an untouched one, else the oldest
-        if own is not source and shared > own.shares(prompt):
             own.keys[..., :shared] = source.keys[..., :shared]
             own.values[:, :, :shared] = source.values[:, :, :shared]
         self._free.remove(own)

@@ -37,12 +37,12 @@ class Grid:
 
 
 def _float(dtype: Any) -> Grid:
-    top = float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
+    top = float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]  # ml_dtypes has no types for it
     return Grid(np.dtype(dtype), -top, top, top, whole=False)
 
 
 def _integer(dtype: Any) -> Grid:
-    info = ml_dtypes.iinfo(dtype)  # type: ignore[no-untyped-call]
+    info = ml_dtypes.iinfo(dtype)  # type: ignore[no-untyped-call]  # nor for this
     low, high = float(info.min), float(info.max)
     return Grid(np.dtype(dtype), low, high, (high - low) / 2, whole=True)
 

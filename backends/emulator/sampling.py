@@ -138,7 +138,7 @@ def _bias(given: object, vocabulary: int) -> Mapping[int, float]:
     if given is None:
         return {}
     try:
-        pairs = {int(token): float(add) for token, add in dict(given).items()}  # type: ignore[call-overload]
+        pairs = {int(token): float(add) for token, add in dict(given).items()}  # type: ignore[call-overload]  # anything
     except (TypeError, ValueError) as error:
         raise Refused(400, "logit_bias must map token ids to numbers.", param="logit_bias") from error
     wrong = [token for token in pairs if not 0 <= token < vocabulary]

@@ -115,4 +115,5 @@ def _told_apart(old: Any, new: Any) -> tuple[str, str]:
     if str(old) != str(new):
         return str(old), str(new)
     layers = "ignored_layers" if hasattr(old, "ignored_layers") else "skipped_layers"
-    return tuple(f"{one}, {layers} {list(getattr(one, layers))}" for one in (old, new))  # type: ignore[return-value]
+    said = [f"{one}, {layers} {list(getattr(one, layers))}" for one in (old, new)]
+    return said[0], said[1]

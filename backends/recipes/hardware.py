@@ -62,7 +62,7 @@ def _card(
     each = (one.split() for one in rates.split(", "))
     return Card(
         name, label, generation, capability, gib * GIB, tb_s * TERA,
-        {family: float(rate) * TERA for family, rate in each},  # type: ignore[misc]
+        {family: float(rate) * TERA for family, rate in each},  # type: ignore[misc]  # the words of the table below
     )  # fmt: skip
 
 

@@ -93,7 +93,7 @@ def roofline(recipe: Recipe, shape: Shape, batch: int | None = None) -> Roofline
     room = memory - resident - reserved
     bandwidth = card.bandwidth * cards
     kind = computes_in(recipe)
-    rate, plain = card.rate(kind) * cards, card.rate("16-bit") * cards  # type: ignore[arg-type]
+    rate, plain = card.rate(kind) * cards, card.rate("16-bit") * cards
 
     head = shape.embedding  # the output head; it stays at 16 bits
     attention = 4 * shape.layers * shape.heads * shape.head_dim  # FLOP per query token and cached token

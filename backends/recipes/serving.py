@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from backends.recipes.formats import SIXTEEN_BIT, family
+from backends.recipes.formats import SIXTEEN_BIT, Family, family
 from backends.recipes.hardware import Card
 from backends.recipes.recipe import K_QUANTS, KvCache, Recipe
 
@@ -110,7 +110,7 @@ def scheme(recipe: Recipe) -> str | None:
     }.get(pair)  # fmt: skip
 
 
-def computes_in(recipe: Recipe) -> str:
+def computes_in(recipe: Recipe) -> Family:
     """The family of the matrix products: the activations' where both are low and the card has it, else 16 bits."""
     card, low = recipe.card, family(recipe.activations.format)
     return low if low != "16-bit" and card.native(low) and recipe.weights.format not in SIXTEEN_BIT else "16-bit"

@@ -126,7 +126,7 @@ class UnixFeedSender:
         while True:
             link = _Link(self)
             try:
-                await loop.create_unix_connection(lambda link=link: link, self._path)  # type: ignore[misc]
+                await loop.create_unix_connection(lambda link=link: link, self._path)  # type: ignore[misc]  # a default binds it
             except OSError as error:
                 if not reported:
                     _log.warning("feed: no monitor at %s yet (%s)", self._path, error.strerror or error)

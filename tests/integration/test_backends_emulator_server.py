@@ -216,6 +216,30 @@ async def test_recipes_are_switched_between_replies() -> None:
     assert [one["recipe"] for one in listed] == list(RECIPES)
 
 
+async def test_a_recipe_reads_no_keys_that_another_left() -> None:
+    """The same long prompt before and after a switch, against an engine that never had another recipe."""
+    facts = " ".join(f"The code of box {number} is {number * 37 % 1000}." for number in range(40))
+    asked = {
+        "messages": [{"role": "user", "content": f"{facts} What is the code of box 7?"}],
+        "temperature": 0,
+        "max_tokens": 20,
+        "logprobs": True,
+        "top_logprobs": 5,
+    }
+    async with emulator() as (server, client):
+        await client.post("/v1/chat/completions", json=asked)
+        again = (await client.post("/v1/chat/completions", json=asked)).json()
+        assert server.engine.stats["cached_tokens"] > 256
+        assert again["usage"]["prompt_tokens"] > 512
+        await client.post("/_emulator/recipe", json={"recipe": "int4-kv-per-tensor"})
+        switched = (await client.post("/v1/chat/completions", json=asked)).json()
+    async with emulator() as (_, client):
+        await client.post("/_emulator/recipe", json={"recipe": "int4-kv-per-tensor"})
+        afresh = (await client.post("/v1/chat/completions", json=asked)).json()
+    assert switched["choices"] == afresh["choices"]
+    assert switched["choices"] != again["choices"]
+
+
 @pytest.mark.parametrize(
     ("body", "told"),
     [
