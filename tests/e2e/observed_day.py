@@ -18,7 +18,7 @@ import httpx
 from backends.scripted import Script, ScriptedServer
 from backends.scripted.traffic import Sent, sent
 from proxy.demo.engines import PLANTED
-from proxy.demo.stage import serving
+from proxy.demo.stage import SETTINGS, serving
 from tests.e2e.observability_rig import (
     SCRAPE_INTERVAL_S,
     Asked,
@@ -44,28 +44,12 @@ UNSCALED_S = 0.5  # *choice*: the poll of the gate, a scrape's own time, two HTT
 SEED = 20261123
 DEADLINE_S = 120.0
 
-SETTINGS = """\
-[candidate]
-url = "{candidate}"
-[reference]
-url = "{reference}"
-teacher_forcing = true
-[relay]
-port = 0
-[sampling]
-rate = 1.0
-large_body_rate = 1.0
-[feed]
-socket = "{folder}/feed.sock"
+OWN = """\
 [mirror]
 noise_rate = 0.5
 replay_rate = 1.0
 needle_rate = 0.2
 teacher_forced_rate = 0.1
-[ledger]
-path = "{folder}/ledger.sqlite"
-[control]
-port = 0
 [gate]
 recipe = "observed"
 look_interval_s = 1.0
@@ -116,7 +100,9 @@ async def observed_day() -> Day:
         reference = await stack.enter_async_context(ScriptedServer(Script(ttft_s=0.004).as_noisy_reference()))
         candidate = await stack.enter_async_context(ScriptedServer(healthy))
         config = folder / "parity.toml"
-        config.write_text(SETTINGS.format(candidate=candidate.url, reference=reference.url, folder=folder))
+        ledger = folder / "ledger.sqlite"
+        text = SETTINGS.format(candidate=candidate.url, reference=reference.url, folder=folder, ledger=ledger)
+        config.write_text(text + OWN)
         urls = await stack.enter_async_context(serving(config))
         receiver = await stack.enter_async_context(Receiver())
         to = await stack.enter_async_context(alertmanager(folder, receiver.url))
