@@ -142,7 +142,7 @@ def test_a_ledger_that_a_shell_holds_locked(ledger: Path, exclusive: bool) -> No
 
 NOBODY = """
 import encodings.idna, os, sys  # what is imported late nobody could read where it lies
-from proxy import cli
+from proxy import app, cli
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 sys.argv = ["parity", *sys.argv[1:]]
 cli.main()
