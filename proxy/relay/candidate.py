@@ -209,10 +209,13 @@ class CandidateConnection(asyncio.Protocol):
         self._left = reply.length
         self._reusable = reply.reusable
         taker.reply_head(reply)
-        if reply.framing == NO_BODY or (reply.framing == LENGTH and not reply.length):
+        expected = 0 if reply.framing == NO_BODY else reply.length
+        if reply.framing in (NO_BODY, LENGTH) and len(rest) >= expected:
+            # The whole reply is here; whatever follows it was not asked for.
             self._complete = True
-            self._reusable = reply.reusable and not rest
-            taker.reply_end(b"")
+            self._left = 0
+            self._reusable = reply.reusable and len(rest) == expected
+            taker.reply_end(rest[:expected])
         elif rest:
             self.data_received(rest)
             taker.reply_flush()

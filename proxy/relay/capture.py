@@ -26,6 +26,7 @@ from proxy.settings import Settings
 _log = logging.getLogger(__name__)
 _REQUEST_HEADERS = frozenset({b"content-type", b"content-encoding", b"x-request-id", b"accept"})
 _REPLY_HEADERS = frozenset({b"content-type", b"content-encoding", b"x-request-id"})
+LOOK_AHEAD = 32  # choice: about 40 us, once in so many requests
 _PIECE_BYTES = 48  # choice: a bytes object's own 33 and its slot in the list, or small pieces would weigh nothing
 
 
@@ -69,6 +70,17 @@ class Tee:
         self._off = sampling.rate <= 0.0 and sampling.large_body_rate <= 0.0
         self._prefix = os.urandom(8).hex()
         self._count = 0
+        self._looked_to = 0  # up to this number the coins of small bodies are known: those that fall are in _falling
+        self._falling: frozenset[int] = frozenset()
+
+    def _id(self, number: int) -> str:
+        return f"{self._prefix}{number:08x}"
+
+    def _look_ahead(self) -> None:
+        """The coins of the next requests at once: one after the other they cost a third of what each costs alone."""
+        first, self._looked_to = self._looked_to + 1, self._looked_to + LOOK_AHEAD
+        decide = self.sampler.decide
+        self._falling = frozenset(n for n in range(first, self._looked_to + 1) if decide(self._id(n), 0))
 
     @_guarded
     def open(self, head: RequestHead, started_s: float) -> Capture | None:
@@ -80,10 +92,16 @@ class Tee:
             self.counters.not_sampled += 1
             return None
         self._count += 1
-        request_id = f"{self._prefix}{self._count:08x}"
-        if not self.sampler.decide(request_id, head.length):
+        if head.chunked or head.length > self.sampler.large_body_bytes:
+            falls = self.sampler.decide(self._id(self._count), head.length)
+        else:
+            if self._count > self._looked_to:
+                self._look_ahead()
+            falls = self._count in self._falling
+        if not falls:
             self.counters.not_sampled += 1
             return None
+        request_id = self._id(self._count)
         capture = Capture(self, request_id, head, pick_headers(head.forward, self._request_headers), started_s)
         if not head.chunked:
             capture.mark()

@@ -11,6 +11,7 @@ import re
 
 from proxy.relay.head import LENGTH, ReplyHead, RequestHead
 
+PATIENCE, SELDOM = 3, 16  # choice: after so many heads that did not come again, only each sixteenth is remembered
 MAX_REMEMBERED_BYTES = 4096  # choice: an SDK's head has 600; each connection may hold one, and what is sent for it
 _MAX_DIGITS = 18  # as head.py
 _LENGTH_LINE = re.compile(rb"(\r\n[Cc]ontent-[Ll]ength: )([0-9]{1,18})(?=\r\n)")
@@ -19,9 +20,10 @@ _LENGTH_LINE = re.compile(rb"(\r\n[Cc]ontent-[Ll]ength: )([0-9]{1,18})(?=\r\n)")
 class RepeatedRequest:
     """The last request head of one client's connection."""
 
-    __slots__ = ("_after", "_before", "_digits", "_forward_after", "_forward_before", "_head")
+    __slots__ = ("_after", "_before", "_digits", "_forward_after", "_forward_before", "_head", "_misses")
 
     def __init__(self) -> None:
+        self._misses = 0
         self._before = self._after = self._digits = self._forward_before = self._forward_after = b""
         self._head: RequestHead | None = None
 
@@ -35,6 +37,7 @@ class RepeatedRequest:
         if end < 0 or not data.startswith(self._after, end):
             return None
         digits = data[at:end]
+        self._misses = 0
         if digits != self._digits:
             if not digits.isdigit():
                 return None
@@ -48,7 +51,9 @@ class RepeatedRequest:
 
     def remember(self, raw: bytes, head: RequestHead, max_bytes: int) -> None:
         """Keeps an accepted head; `raw` is what was read, its blank line included. Longer ones are let go."""
-        self._head = None
+        self._misses += 1
+        if self._misses > PATIENCE and self._misses % SELDOM:
+            return
         if head.chunked or len(raw) + _MAX_DIGITS > min(max_bytes, MAX_REMEMBERED_BYTES):
             return
         read, sent = _LENGTH_LINE.search(raw), _LENGTH_LINE.search(head.forward)
@@ -61,9 +66,10 @@ class RepeatedRequest:
 class RepeatedReply:
     """The last reply head of one connection to an engine: of replies with a length, to requests that want a body."""
 
-    __slots__ = ("_after", "_before", "_kept_after", "_kept_before", "_reusable", "_status")
+    __slots__ = ("_after", "_before", "_kept_after", "_kept_before", "_misses", "_reusable", "_status")
 
     def __init__(self) -> None:
+        self._misses = 0
         self._before = self._after = self._kept_before = self._kept_after = b""
         self._status = 0
         self._reusable = False
@@ -79,12 +85,15 @@ class RepeatedReply:
         digits = data[at:end]
         if not digits.isdigit():
             return None
+        self._misses = 0
         kept = self._kept_before + digits + self._kept_after
         return ReplyHead(self._status, kept, LENGTH, int(digits), self._reusable), data[end + len(self._after) :]
 
     def remember(self, raw: bytes, reply: ReplyHead) -> None:
         """Keeps an accepted head; `raw` is what was read, its blank line included."""
-        self._status = 0
+        self._misses += 1
+        if self._misses > PATIENCE and self._misses % SELDOM:
+            return
         if reply.framing != LENGTH or len(raw) > MAX_REMEMBERED_BYTES:
             return
         read, kept = _LENGTH_LINE.search(raw), _LENGTH_LINE.search(reply.kept + b"\r\n")

@@ -1,8 +1,9 @@
 """The relay's cost: beside nginx, SGLang's router and LiteLLM, and with the mirror at work.
 
-    python -m tests.bench.relay [--rounds 9] [--mirror-rounds 15] [--out docs/bench/relay.json] [--page docs/performance.md]
+    python -m tests.bench.relay [--rounds 9] [--mirror-rounds 15] [--part peers|mirror] [--arm NAME] [--scenario NAME]
 
-`make bench-peers` installs the peers, each in an environment of its own; those that are missing are left out and named.
+Results go to docs/bench/relay.json and docs/performance.md. `make bench-peers` installs the peers, each in an
+environment of its own; those that are missing are left out and named.
 """
 
 from __future__ import annotations

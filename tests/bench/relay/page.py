@@ -88,7 +88,8 @@ def _tables(told: Mapping[str, Any]) -> Iterator[str]:
                     yield f"| {name} | {figure['median']:.3g} | {figure['low']:.3g} to {figure['high']:.3g} |"
     if arms := told.get("mirror_arms"):
         yield ""
-        yield "| mirror, over the arm without one | CPU per chunk | p99 of a chunk | CPU per request | p99 of a reply | errors |"
+        columns = ("CPU per chunk", "p99 of a chunk", "CPU per request", "p99 of a reply", "errors")
+        yield f"| mirror, over the arm without one | {' | '.join(columns)} |"
         yield "|---|---|---|---|---|---|"
         for arm in ("off_again", "10", "100", "stalled"):
             names = ("cpu_per_chunk_ratio", "latency_p99_ratio", "cpu_per_request_ratio", "request_latency_p99_ratio")
