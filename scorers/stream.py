@@ -40,6 +40,7 @@ _MORE_THAN_TEXT = frozenset(
     {"usage", "prompt_token_ids", "finish_reason", "token_ids", "logprobs", "refusal", "reasoning", "reasoning_content",
      "tool_calls", "function_call", "error"}
 )  # fmt: skip
+_MAX_GUESSES = 8  # choice: the first event names the role, and escaped text may come before plain one
 _MAX_CALLS = 1024  # choice: an index beyond is garbage, not a call
 
 
@@ -104,6 +105,7 @@ def decode_stream(kind: Literal["chat", "completion"], body: bytes) -> DecodedRe
     reply = _Reply()
     done = False
     usual: _Usual | None = None
+    guesses = _MAX_GUESSES if kind == "chat" else 0
     for data in event_data(body):
         if usual is not None and usual.add(data):
             continue
@@ -112,8 +114,9 @@ def decode_stream(kind: Literal["chat", "completion"], body: bytes) -> DecodedRe
             break
         chunk = _chunk(data)
         _add_chunk(reply, kind, chunk)
-        if usual is None and kind == "chat":
-            usual = _usual(reply, data, chunk)
+        if guesses:
+            guesses -= 1
+            usual = _usual(reply, data, chunk) or usual
     if not done:
         raise DecodeError(DecodeReason.TRUNCATED, "no [DONE]")
     if not reply.choices:
