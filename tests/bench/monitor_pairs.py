@@ -7,6 +7,7 @@ the logprobs' last digits and, in a share of the pairs, in one argument of the c
 from __future__ import annotations
 
 import random
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +51,7 @@ def exchange(pair: PairBytes, sequence: int, worker: str) -> Exchange:
         id=f"{worker}{sequence:08x}",
         worker=worker,
         sequence=sequence,
-        at_unix_s=1_700_000_000.0 + sequence,
+        at_unix_s=time.time(),
         method="POST",
         target="/v1/chat/completions",
         request_headers=((b"content-type", b"application/json"),),

@@ -8,8 +8,10 @@ event left, so that every client knows how long each was on its way whatever the
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import time
+from collections.abc import Sequence
 from typing import cast
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)", re.IGNORECASE)
@@ -36,7 +38,6 @@ _LAST_EVENT = (
     b'"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
 )
 _BODY = _MESSAGE % (b"x" * (REPLY_BYTES - len(_MESSAGE) + 2))
-_REPLY = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
 _SCORED_TOKENS, _TOP = 200, 20
 
 
@@ -58,11 +59,11 @@ def _scored() -> bytes:
     ) % (b"x" * 800, tokens, ids, _SCORED_TOKENS, _SCORED_TOKENS + 3)
 
 
-_SCORED_BODY = _scored()
-_SCORED_REPLY = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
-    len(_SCORED_BODY),
-    _SCORED_BODY,
-)
+def _json_reply(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+
+
+_REPLY = _json_reply(_BODY)
 _STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 )
@@ -76,9 +77,10 @@ _ASIDE = {
 
 
 class Canned:
-    """One engine for many connections."""
+    """One engine for many connections. `scored` are its replies to shadow calls, in turn."""
 
-    def __init__(self) -> None:
+    def __init__(self, scored: Sequence[bytes] = ()) -> None:
+        self._scored = itertools.cycle([_json_reply(body) for body in scored or (_scored(),)])
         self._beats: dict[int, list[_Connection]] = {}
 
     async def listen(self) -> tuple[asyncio.Server, int]:
@@ -86,6 +88,10 @@ class Canned:
         loop = asyncio.get_running_loop()
         server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", 0, backlog=2048)
         return server, int(server.sockets[0].getsockname()[1])
+
+    def shadow_reply(self) -> bytes:
+        """The next of them."""
+        return next(self._scored)
 
     def stream(self, connection: _Connection, pace_ms: int) -> None:
         """The connection takes part in the next step of its pace."""
@@ -146,16 +152,14 @@ class _Connection(asyncio.Protocol):
             self.transport.abort()
         elif request.startswith(b"GET "):
             said = _ASIDE.get(request.split(b" ", 2)[1], b"{}")
-            self.transport.write(
-                b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(said), said)
-            )
+            self.transport.write(_json_reply(said))
         elif _STREAM.search(body):
             events, pace_ms = _EVENTS.search(body), _PACE_MS.search(body)
             self._events_left = int(events[1]) if events else 1
             self.transport.write(_STREAM_HEAD)
             self._engine.stream(self, int(pace_ms[1]) if pace_ms else 5)
         else:
-            self.transport.write(_SCORED_REPLY if _SHADOW.search(body) else _REPLY)
+            self.transport.write(self._engine.shadow_reply() if _SHADOW.search(body) else _REPLY)
 
     def event(self, piece: bytes) -> bool:
         """Sends one event of the stream; False once it has ended."""

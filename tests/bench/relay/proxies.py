@@ -216,7 +216,8 @@ def relay(
     config.write_text(RELAY.format(**values, folder=folder, rate=rate, large_rate=min(rate, 0.05), more=more))
     argv = [sys.executable, "-m", "proxy.cli", command, "--config", str(config), "--log-level", "warning"]
     env = {"PYTHONPATH": str(ROOT)}
-    with running(name, argv, port, folder, core, env=env, control=control) as proxy:
+    listens = control if command == "monitor" else port
+    with running(name, argv, listens, folder, core, env=env, control=control) as proxy:
         yield proxy
 
 
