@@ -1,0 +1,12 @@
+"""`parity launch`: the command of vLLM for each arm, printed, or run and watched.
+
+plan.py       recipe, checkpoint and machine -> what would be started, or why not
+program.py    what the given interpreter has: `vllm serve`, or the module
+printed.py    the commands for a shell, as JSON, and the settings file that names both arms
+engine.py     one process: started in a session of its own, asked for its health, ended with all its children
+tied.py       what it is started through, so that it does not outlive us
+watch.py      all of them: in order, until ready, until one ends
+causes.py     an engine's last lines -> what went wrong and the fix
+served.py     a ready engine, asked whether it serves what the recipe says
+command.py    the words, the exit codes
+"""
