@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from backends.recipes.carded import carded
 from backends.recipes.check import check
 from backends.recipes.command_line import Arm, Command, Common, Side, command, parser_for, servable
 from backends.recipes.finding import Finding
@@ -146,6 +147,7 @@ def _matched(recipe: Recipe, reference: Recipe, held: Mapping[str, Stored], shap
     candidate, other = held.get("candidate"), held.get("reference")
     if candidate is not None:
         yield from match(recipe, candidate, shape)
+        yield from carded(recipe, candidate.folder)
     if other is not None:
         yield from match_reference(reference, other, candidate)
 

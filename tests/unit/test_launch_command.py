@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 import shutil
 from pathlib import Path
@@ -12,13 +13,16 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from backends.emulator.server import MODEL
+from backends.recipes.carded import CARD
 from backends.recipes.written import as_toml
 from proxy.cli import cli
 from proxy.settings_file import load_settings
 from scorers.catalogue import SPECS
+from tests.unit.checkpoint_rig import W4A16, compressed, folder
 from tests.unit.recipe_rig import AWQ, recipe
 
 FP8_KV = {"format": "fp8-e4m3", "per": "one"}
+GPTQ = {"format": "int4", "method": "gptq"}
 AWAY = ("--checkpoint", "/models/awq", "--reference", "/models/bf16")
 
 
@@ -159,3 +163,16 @@ def test_the_shipped_model_on_a_cpu(tmp_path: Path) -> None:
         assert "--enforce-eager" in argv
         assert int(argv[argv.index("--kv-cache-memory-bytes") + 1]) >= 2**28
     assert [one["level"] for one in told["findings"] if one["level"] == "error"] == []
+
+
+def test_the_card_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    at = folder(tmp_path / "made", compressed(W4A16), recipe_yaml="    GPTQModifier:\n")
+    made_from = as_toml(recipe(name="g64", model={"path": str(MODEL)}, weights={**GPTQ, "group_size": 64}))
+    sealed = {"sha256": hashlib.sha256(made_from.encode()).hexdigest(), "toml": made_from}
+    (at / CARD).write_bytes(orjson.dumps({"recipe": sealed}))
+    path = tmp_path / "g128.toml"
+    path.write_text(as_toml(recipe(name="g128", hardware="cpu", model={"path": str(MODEL)}, weights=GPTQ)))
+    done = run(str(path), "--checkpoint", str(at), "--print")
+    assert done.exit_code == 1
+    assert "g64 was made from int4:group64 by gptq, and this recipe says int4:group128 by gptq" in done.stderr
+    assert "1 reason above" in done.stderr
