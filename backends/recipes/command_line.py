@@ -173,7 +173,8 @@ def _flags(arm: Arm, common: Common) -> Iterator[Flag]:
     if placed.kv_bytes is not None:
         yield Flag(
             "--kv-cache-memory-bytes", (str(placed.kv_bytes),),
-            "what the concurrency needs; by itself vLLM takes most of the memory, for each arm",
+            "what the concurrency needs; by itself vLLM takes most of the memory, for each arm. Where it is set, "
+            "VLLM_CPU_KVCACHE_SPACE wins over this: unset it",
         )  # fmt: skip
         yield Flag("--enforce-eager", why="compiled graphs fuse otherwise on each arm, and take minutes on a CPU")
     if placed.utilization is not None:

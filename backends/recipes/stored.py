@@ -60,14 +60,13 @@ def stored(folder: Path) -> Stored:
     except ShapeError as error:
         why = str(error)
     text = config.get("text_config")
-    longest = (text if isinstance(text, dict) else config).get("max_position_embeddings")
     return Stored(
         folder=folder,
         model_type=str(config.get("model_type", "")),
         storage=storage,
         shape=shape,
         why_no_shape=why,
-        context=longest if type(longest) is int else None,
+        context=_context(text if isinstance(text, dict) else config),
         made_by=storage.made_by or _made_by(folder),
     )
 
@@ -91,6 +90,22 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise StoredError(f"{path}: holds {type(found).__name__}, not a table")
     return found
+
+
+# These have their factor inside max_position_embeddings already. Source: vLLM 0.32.0, `config/model.py`.
+_SCALED = ("su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling", "default")
+
+
+def _context(config: dict[str, Any]) -> int | None:
+    """Tokens, as vLLM works them out; None where the file tells none."""
+    longest = config.get("max_position_embeddings")
+    if type(longest) is not int:
+        return None
+    scaling = config.get("rope_parameters") or config.get("rope_scaling")
+    if isinstance(scaling, dict) and scaling.get("rope_type", scaling.get("type", "default")) not in _SCALED:
+        factor = scaling.get("factor")
+        return int(longest * factor) if isinstance(factor, (int, float)) and 1 <= factor < 10_000 else longest
+    return longest
 
 
 _MODIFIERS = {

@@ -16,8 +16,9 @@ from backends.recipes.command_line import Side
 from backends.recipes.finding import Finding
 from backends.recipes.reading import RecipeFileError
 from proxy.errors import LaunchError
+from proxy.launch_command.machine import free_bytes
 from proxy.launch_command.plan import Asked, Launch, Refused, plan
-from proxy.launch_command.printed import as_json, settings_text, shell
+from proxy.launch_command.printed import as_json, settings_text, shell, url_of
 from proxy.launch_command.program import UNKNOWN, Program, program
 
 DONE, FAILED, WRONG = 0, 1, 2
@@ -108,6 +109,7 @@ def launch(
         recipe=recipe, checkpoint=checkpoint, reference=reference, sides=sides, here=not printing, host=host,
         ports={"candidate": candidate_port, "reference": reference_port}, cards=_cards(cards),
         reference_gpus=reference_gpus, name=name, parser=tool_call_parser, allow_emulated=allow_emulated,
+        memory_bytes=None if printing else free_bytes(),
     )  # fmt: skip
     planned, starts = _planned(asked, json), _program(python, printing)
     if json:
@@ -119,6 +121,32 @@ def launch(
             _settings(planned, recipe)
     if config_out is not None and printing:
         _write(config_out, settings_text(planned.commands, planned.recipe, recipe))
+    if not printing:
+        _show(planned.findings)
+        _run(planned, starts, logs, ready_timeout, recipe, config_out)
+
+
+def _run(
+    planned: Launch, starts: Program, logs: Path, ready_timeout_s: float, recipe: Path, config_out: Path | None
+) -> None:
+    from proxy.launch_command.run import run  # asyncio and httpx, which no other command should wait for
+
+    def announce() -> None:
+        for one in planned.commands:
+            out.print(Text(f"{one.side}  {url_of(one)}"), soft_wrap=True)
+        if config_out is not None:
+            _write(config_out, settings_text(planned.commands, planned.recipe, recipe))
+        elif len(planned.commands) > 1:
+            out.print(Text("next: the same with --config-out parity.toml, or name both urls in one of your own"))
+
+    if starts.why:
+        err.print(Text.assemble(("note", "bold cyan"), " ", starts.why), soft_wrap=True)
+    try:
+        proven = run(planned, starts, logs, ready_timeout_s, err, announce)
+    except LaunchError as error:
+        _fail(str(error))
+    if not proven:
+        _fail("ended before every engine was ready")
 
 
 def _planned(asked: Asked, as_json_: bool) -> Launch:

@@ -72,7 +72,7 @@ def settings_text(commands: Sequence[Command], recipe: Recipe, file: Path) -> st
     """
     workload = recipe.workload if recipe.workload in PRESETS else "chat"
     lines = [f"# Written by `parity launch {file}`: the two arms as they were started. See `parity init-config`.", ""]
-    for one in commands:
+    for one in sorted(commands, key=lambda command: command.side):
         (name,) = next(flag.values for flag in one.flags if flag.name == "--served-model-name")
         lines += [f"[{one.side}]", f"url = {_toml(url_of(one))}", f"model = {_toml(name)}"]
         if Path(one.model).is_dir():

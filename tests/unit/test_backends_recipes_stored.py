@@ -195,3 +195,24 @@ def test_a_folder_in_place_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "config.json").mkdir()
     with pytest.raises(StoredError, match="is no file"):
         stored(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "tokens"),
+    [
+        ({"max_position_embeddings": 4096, "rope_parameters": {"rope_type": "linear", "factor": 4.0}}, 16_384),
+        (
+            {
+                "max_position_embeddings": 4096,
+                "rope_parameters": None,
+                "rope_scaling": {"type": "dynamic", "factor": 2},
+            },
+            8192,
+        ),
+        ({"max_position_embeddings": 4096, "rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, 4096),
+        ({"max_position_embeddings": 4096, "rope_parameters": {"rope_type": "linear", "factor": "much"}}, 4096),
+        ({"max_position_embeddings": "many"}, None),
+    ],
+)
+def test_the_context_as_vllm_works_it_out(tmp_path: Path, config: dict[str, Any], tokens: int | None) -> None:
+    assert stored(folder(tmp_path, **config)).context == tokens
