@@ -17,6 +17,7 @@ import orjson
 from proxy.errors import LaunchError
 
 MODULE = "vllm.entrypoints.openai.api_server"
+COMMAND = "vllm.entrypoints.cli.main"  # what the `vllm` script calls
 _ASK_TIMEOUT_S = 60.0  # *choice*: a cold interpreter on a busy machine takes seconds
 
 _ASK = """
@@ -73,7 +74,8 @@ def _ask(python: str) -> Program | None:
     if not told["found"]:
         return None
     named = told["named"][0] if told["named"] else "a folder on its path"
-    if told["named"] == ["vllm"] and told["script"]:
-        return Program((told["script"], "serve"), told["version"])
+    if told["named"] == ["vllm"]:
+        command = [told["script"]] if told["script"] else [python, "-m", COMMAND]
+        return Program((*command, "serve"), told["version"])
     why = f"the `vllm` command needs a distribution named vllm, and this is {named}: the module is run instead"
     return Program((python, "-m", MODULE), told["version"], why)
