@@ -7,9 +7,7 @@ the engine, waits a while, and kills what is left of the session. Its exit code 
 
 from __future__ import annotations
 
-import ctypes
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -19,7 +17,6 @@ from types import FrameType
 from proxy.supervisor.child import SUPERVISED, die_with_parent
 
 GRACE_S = 20  # *choice*: an idle vLLM ends within five seconds of SIGTERM
-_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def in_session(session: int) -> list[int]:
@@ -66,8 +63,7 @@ def main(argv: list[str]) -> int:
     die_with_parent(signal.SIGTERM)
     kept = {name: value for name, value in os.environ.items() if name != SUPERVISED}
     try:
-        # Safe here, as it is not in general: this process has one thread.
-        engine = subprocess.Popen(argv, env=kept, stdin=subprocess.DEVNULL, preexec_fn=_die_with_the_guard)
+        engine = subprocess.Popen(argv, env=kept, stdin=subprocess.DEVNULL)
     except OSError as error:
         print(f"{argv[0]}: {error.strerror or error}", file=sys.stderr)
         return 127
@@ -75,11 +71,6 @@ def main(argv: list[str]) -> int:
     signal.alarm(0)
     kill_session(own, but=os.getpid())
     return code if code >= 0 else 128 - code
-
-
-def _die_with_the_guard() -> None:
-    if platform.system() == "Linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`parity launch` on a real vLLM: its own parser reads every command, both arms are served and told apart from wrong ones."""
+"""`parity launch` on a real vLLM: its own parser reads every command, both arms are served, crashes have a cause."""
 
 from __future__ import annotations
 
@@ -39,8 +39,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 parser = make_arg_parser(FlexibleArgumentParser())
 read = [vars(parser.parse_args(words)) for words in json.loads(sys.stdin.read())]
 keys = ("model_tag", "model", "max_model_len", "max_num_seqs", "kv_cache_dtype", "attention_backend", "quantization",
-        "kv_cache_dtype_skip_layers", "gpu_memory_utilization", "kv_cache_memory_bytes", "tensor_parallel_size", "dtype",
-        "enable_prefix_caching", "tool_call_parser", "max_logprobs", "enforce_eager")
+        "kv_cache_dtype_skip_layers", "enable_prefix_caching")
 print(json.dumps({"read": [{key: one.get(key) for key in keys} for one in read],
                   "parsers": sorted(ToolParserManager.list_registered())}, default=str))
 """
@@ -84,6 +83,9 @@ def test_vllms_own_parser_reads_every_command_as_it_is_meant() -> None:
         assert read["model_tag"] == "/models/m"
         assert read["enable_prefix_caching"] in ((False,) if side == "reference" else (None, True))
         assert read["kv_cache_dtype"] == words[words.index("--kv-cache-dtype") + 1]
+        for key in ("attention_backend", "quantization"):
+            flag = f"--{key.replace('_', '-')}"
+            assert (words[words.index(flag) + 1] in str(read[key])) if flag in words else read[key] is None
         if side == "candidate" and chosen.kv_cache.skipped_layers:
             assert read["kv_cache_dtype_skip_layers"] == list(chosen.kv_cache.skipped_layers)
 

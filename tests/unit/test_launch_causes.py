@@ -21,7 +21,7 @@ CORE = "(EngineCore pid=29722) ERROR 11-24 22:22:47 [core.py:133] "
         ),
         (
             "ValueError: To serve at least one request with the model's max seq len (512), (1.0 GiB KV cache is "
-            "needed, which is larger than the available KV cache memory (0.1 GiB). Try increasing `gpu_memory_utilization`",
+            "needed, which is larger than the available KV cache memory (0.1 GiB). Try increasing",
             "needs 1.0 GiB, and 0.1 GiB are left",
             "more cards",
         ),
