@@ -46,15 +46,16 @@ class Placement:
     shared: bool
 
     def findings(self, concurrency: int) -> list[Finding]:
-        """What sharing costs."""
+        """Sequences that will wait, because sharing or the card itself leaves no room for them."""
         least = min(placed.sequences for placed in self.arms.values())
-        if not self.shared or least >= concurrency:
+        if least >= concurrency:
             return []
+        where = "beside the other an arm" if self.shared else "an arm"
         return [
             Finding(
                 "warning", "concurrency",
-                f"beside the other an arm holds {least:,} whole sequences, not {concurrency:,}: past that vLLM queues",
-                "cards of their own (--cards), or fine if conversations are mostly shorter", "capacity",
+                f"{where} holds {least:,} whole sequences, not {concurrency:,}: past that vLLM queues",
+                "more cards (--cards, gpus), or fine if conversations are mostly shorter", "capacity",
             )
         ]  # fmt: skip
 
@@ -75,6 +76,8 @@ def place(arms: dict[str, tuple[Recipe, Shape]], cards: Sequence[int] | None, me
     """
     recipes = [recipe for recipe, _ in arms.values()]
     if recipes[0].card.generation == "cpu":
+        if cards is not None:
+            raise DoesNotFit("hardware", "--cards names cards, and the recipe's hardware is a CPU", "leave it out")
         return _on_cpu(arms, memory_bytes)
     roofs = {side: roofline(recipe, shape) for side, (recipe, shape) in arms.items()}
     for side, (recipe, _) in arms.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from proxy.supervisor.child import SUPERVISED
 TAIL_BYTES = 64 * 1024  # *choice*: a traceback of vLLM is some KB, and each of its processes prints one
 ASK_TIMEOUT_S = 5.0  # *choice*: /health waits for the engine's core, which may be busy
 GUARD = "proxy.launch_command.guard"
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _OVERRULES = ("VLLM_CPU_KVCACHE_SPACE",)  # in vLLM 0.32 it wins over the flag that is given
 
 
@@ -70,14 +72,15 @@ class Engine:
             return False
 
     def tail(self, lines: int) -> list[str]:
-        """The log's last lines that say something, out of its last TAIL_BYTES."""
+        """The log's last lines that say something, out of its last TAIL_BYTES, without what would move a cursor."""
         try:
             with self.log.open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
                 text = file.read(TAIL_BYTES).decode(errors="replace")
         except OSError:
             return []
-        return [line.rstrip() for line in text.splitlines() if line.strip()][-lines:]
+        plain = ("".join(filter(str.isprintable, _ANSI.sub("", line))).rstrip() for line in text.splitlines())
+        return [line for line in plain if line][-lines:]
 
     async def end(self) -> bool:
         """Whether anything of it had to be killed. Nothing of it runs any more."""

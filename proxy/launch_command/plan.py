@@ -72,7 +72,8 @@ def plan(asked: Asked) -> Launch:
     except ShapeError as error:
         raise RecipeFileError([f"model: {error}"]) from None
     # Capacity is the placement's to say: it knows the cards, and what stands beside.
-    found = [one for one in check(recipe, None, allow_emulated=asked.allow_emulated) if one.rule != "calibration"]
+    checked = check(recipe, None, allow_emulated=asked.allow_emulated)
+    found = [one for one in checked if one.rule != "calibration" and not _pinned(one)]
     found += servable(recipe)
     held = {
         side: read
@@ -127,6 +128,11 @@ def reference_of(recipe: Recipe, path: Path, gpus: int | None) -> Recipe:
         if all(getattr(above, axis).format in SIXTEEN_BIT for axis in AXES):
             return plain.model_copy(update={"gpus": above.gpus}) if above.hardware == recipe.hardware else plain
     raise RecipeFileError([f"parent: {path} has more than {MAX_PARENTS} parents, one above the other: a circle"])
+
+
+def _pinned(one: Finding) -> bool:
+    """Whether it warns of arms with different attention backends, which a launch does not have."""
+    return one.key == "attention_backend" and one.level == "warning"
 
 
 def _read(side: str, folder: str, here: bool, found: list[Finding]) -> Stored | None:

@@ -15,6 +15,7 @@ from proxy.launch_command.plan import Launch
 from proxy.launch_command.program import Program
 from proxy.presets import PRESETS
 
+_BATCH_INVARIANT_FROM = 9.0  # compute capability; vLLM 0.32.0, `envs.py`
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # listened on; this is where we ask
 
 
@@ -26,7 +27,13 @@ def url_of(command: Command) -> str:
 
 def shell(launch: Launch, program: Program) -> str:
     """Text that a shell takes as it is: the comments say why, one command follows per arm."""
-    return "\n".join("\n".join(_block(one, launch, program)) for one in launch.commands)
+    blocks = ["\n".join(_block(one, launch, program)) for one in launch.commands]
+    if len(blocks) > 1 and launch.recipe.card.capability >= _BATCH_INVARIANT_FROM:
+        blocks.append(
+            "# VLLM_BATCH_INVARIANT=1 before both: replies do not depend on what else is in the batch, so the noise\n"
+            "# floor is 0 and fewer pairs decide. Slower; never before one alone: that would be another difference.\n"
+        )
+    return "\n".join(blocks)
 
 
 def _block(command: Command, launch: Launch, program: Program) -> Iterator[str]:

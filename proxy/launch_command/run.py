@@ -41,7 +41,10 @@ def run(
         for one in launch.commands
     ]
 
+    shown = _Shown(err)
+
     async def on_ready() -> None:
+        shown.done()
         async with httpx.AsyncClient(trust_env=False) as http:
             seen = [
                 await see(one, engine.url, engine.log, http)
@@ -51,7 +54,7 @@ def run(
             err.print(Text.assemble(("warning", "bold yellow"), " ", told), soft_wrap=True)
         announce()
 
-    with _Shown(err, ready_timeout_s) as shown, asyncio.Runner() as runner:
+    with shown, asyncio.Runner() as runner:
         ended = runner.run(_until_told(engines, launch.one_by_one, ready_timeout_s, on_ready, shown))
     if ended.killed:
         told = f"{' and '.join(ended.killed)} did not end in time: killed"
@@ -103,8 +106,8 @@ def _code(code: int | None) -> str:
 class _Shown(Progress):
     """One line that changes on a terminal; elsewhere a line at each start and each end."""
 
-    def __init__(self, err: Console, ready_timeout_s: float) -> None:
-        self._err, self._timeout_s = err, ready_timeout_s
+    def __init__(self, err: Console) -> None:
+        self._err = err
         self._status: Status | None = err.status("starting") if err.is_terminal else None
 
     def __enter__(self) -> _Shown:

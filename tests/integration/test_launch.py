@@ -73,7 +73,9 @@ def test_a_crash_before_readiness_tells_the_cause_and_ends_the_other(place: Plac
 
 
 def test_an_unknown_error_is_shown_as_it_is(place: Place) -> None:
-    place.acts("reference", prints="(APIServer pid=1) Traceback\nValueError: the moon is full", exits=1)
+    place.acts(
+        "reference", prints="(APIServer pid=1) Traceback\n\x1b[31mValueError: the moon\x07 is full\x1b[0m", exits=1
+    )
     with place.launch() as running:
         assert running.end() == 1
         assert "    ValueError: the moon is full\n" in running.told()

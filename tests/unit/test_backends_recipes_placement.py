@@ -88,6 +88,9 @@ def test_sharing_costs_sequences_and_it_is_said() -> None:
     (warning,) = found.findings(64)
     assert "not 64" in warning.found
     assert found.findings(1) == []
+    awq = recipe("70B", weights=AWQ, context_tokens=65_536, concurrency=32)
+    apart = place({"candidate": (awq, awq.shape())}, None, None)
+    assert "an arm holds 4 whole sequences, not 32" in apart.findings(32)[0].found
 
 
 def test_on_a_cpu_the_cache_is_what_the_concurrency_needs() -> None:
@@ -108,4 +111,6 @@ def test_a_cpu_with_too_little_memory_is_refused_with_both_needs() -> None:
         DoesNotFit, match=r"the candidate needs 3\d\.\d GiB and the reference needs .* has 20\.0 GiB free"
     ):
         place(arms, None, 20 * 2**30)
+    with pytest.raises(DoesNotFit, match="the recipe's hardware is a CPU"):
+        place(arms, (0, 1), None)
     assert place(arms, None, 200 * 2**30).arms.keys() == arms.keys()

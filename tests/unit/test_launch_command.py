@@ -57,6 +57,16 @@ def test_what_is_printed_is_what_a_shell_would_run(tmp_path: Path) -> None:
     assert "is not a folder here" in printed.stderr
 
 
+def test_hints_and_warnings_fit_the_launch(tmp_path: Path) -> None:
+    """A backend that is pinned on both arms is warned of by `recipe check`, and is no difference here."""
+    low = {"format": "int8", "per": "token-head"}
+    done = run(written(tmp_path, kv_cache=low), *AWAY, "--print", "--cards", "0,1")
+    assert done.stdout.count("--attention-backend TRITON_ATTN") == 2
+    assert "arms would differ" not in done.stderr
+    assert "# VLLM_BATCH_INVARIANT=1 before both" in done.stdout
+    assert "BATCH_INVARIANT" not in run(written(tmp_path, hardware="a100"), *AWAY, "--print", "--cards", "0,1").stdout
+
+
 def test_on_one_card_the_order_is_said(tmp_path: Path) -> None:
     done = run(written(tmp_path, weights=AWQ), *AWAY, "--print")
     assert "# start this one first" in done.stdout
