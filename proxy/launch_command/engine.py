@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 
 from proxy.errors import LaunchError
-from proxy.launch_command.guard import GRACE_S, kill_session
+from proxy.launch_command.guard import GONE_S, GRACE_S, kill_session
 from proxy.supervisor.child import SUPERVISED
 
 TAIL_BYTES = 64 * 1024  # *choice*: a traceback of vLLM is some KB, and each of its processes prints one
@@ -89,13 +89,13 @@ class Engine:
         killed = False
         if not self._ended.done():
             self._signal(signal.SIGTERM)
-            done, _ = await asyncio.wait({self._ended}, timeout=GRACE_S + ASK_TIMEOUT_S)
+            done, _ = await asyncio.wait({self._ended}, timeout=GRACE_S + GONE_S)
             if not done:
                 killed = True
                 self._signal(signal.SIGKILL)
                 await asyncio.wait({self._ended})
         # Its guard has done so already, unless somebody killed the guard.
-        return kill_session(self._process.pid) > 0 or killed
+        return await asyncio.to_thread(kill_session, self._process.pid) > 0 or killed
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None

@@ -11,11 +11,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 
 from proxy.supervisor.child import SUPERVISED, die_with_parent
 
+GONE_S = 10.0  # *choice*: gigabytes are freed in a second or two
+_LOOK_S = 0.02
 GRACE_S = 20  # *choice*: an idle vLLM ends within five seconds of SIGTERM
 
 
@@ -33,13 +36,16 @@ def in_session(session: int) -> list[int]:
 
 
 def kill_session(session: int, *, but: int = 0) -> int:
-    """How many processes of the session had to be killed."""
+    """How many processes of the session had to be killed. They are gone, unless the kernel takes long over one."""
     left = [pid for pid in in_session(session) if pid != but]
     for pid in left:
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             pass  # it ended at this moment; that is all we wanted
+    deadline = time.monotonic() + GONE_S
+    while set(in_session(session)) - {but} and time.monotonic() < deadline:
+        time.sleep(_LOOK_S)  # a killed process still frees its memory
     return len(left)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from backends.emulator.server import MODEL
@@ -85,6 +86,31 @@ def test_every_form(said: Any, weights: str, activations: str, cache: str | None
     assert (str(found.weights), str(found.activations)) == (weights, activations)
     assert (None if found.kv_cache is None else str(found.kv_cache)) == cache
     assert found.method in ("none", *READ)
+
+
+WRITTEN = orjson.loads(Path(__file__).with_name("data").joinpath("quantization_configs.json").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "activations", "cache"),
+    [
+        ("fp8d", "fp8-e4m3 per channel", FP8_FOUND, None),
+        ("fp8s", "fp8-e4m3 per tensor", "fp8-e4m3 per tensor", None),
+        ("w8a8", "int8 per channel", "int8 per token, scales found at run time", None),
+        ("nvfp4", "nvfp4", "nvfp4, scales found at run time", None),
+        ("nvfp4a16", "nvfp4", "bf16", None),
+        ("mxfp4a16", "mxfp4", "bf16", None),
+        ("mxfp8", "mxfp8", "mxfp8, scales found at run time", None),
+        ("w4a16kv", G128, "bf16", "fp8-e4m3 per tensor"),
+        ("kvonly", "bf16", "bf16", "fp8-e4m3 per tensor"),
+        ("kvhead", "bf16", "bf16", "fp8-e4m3 per head"),
+    ],
+)
+def test_what_llm_compressor_0_14_writes(name: str, weights: str, activations: str, cache: str | None) -> None:
+    """Its own files, made of the shipped model: QuantizationModifier with the preset, or with a kv_cache_scheme."""
+    found = understood(WRITTEN[name])
+    assert (str(found.weights), str(found.activations), found.mixed) == (weights, activations, None)
+    assert (None if found.kv_cache is None else str(found.kv_cache)) == cache
 
 
 def test_layers_that_stay_and_layers_that_differ() -> None:
