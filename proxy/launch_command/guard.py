@@ -52,13 +52,14 @@ def kill_session(session: int, *, but: int = 0) -> int:
 def main(argv: list[str]) -> int:
     """The engine's exit code."""
     engine: subprocess.Popen[bytes] | None = None
-    own = os.getsid(0)
+    own, told = os.getsid(0), False
 
     def end(number: int, frame: FrameType | None) -> None:
+        nonlocal told
+        told = True  # and heard below, where the engine is only just being started
         signal.alarm(GRACE_S)
-        if engine is None:
-            os._exit(128 + number)
-        engine.terminate()
+        if engine is not None:
+            engine.terminate()
 
     def give_up(number: int, frame: FrameType | None) -> None:
         kill_session(own, but=os.getpid())
@@ -73,6 +74,8 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         print(f"{argv[0]}: {error.strerror or error}", file=sys.stderr)
         return 127
+    if told:
+        engine.terminate()
     code = engine.wait()
     signal.alarm(0)
     kill_session(own, but=os.getpid())
