@@ -9,8 +9,10 @@ PIP := -m pip --disable-pip-version-check
 VLLM_VERSION := 0.32.0
 TORCH_VERSION := 2.13.0
 LLMCOMPRESSOR_VERSION := 0.14.0.1
+SGLANG_ROUTER_VERSION := 0.3.2
+LITELLM_VERSION := 1.108.7
 
-.PHONY: help demo quick test lint types layers e2e bench lock clean
+.PHONY: help demo quick test lint types layers e2e bench relay-bench bench-peers lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -37,8 +39,13 @@ layers: $(VENV)/.dev
 e2e: $(VENV)/.dev .venv-vllm/.ready .venv-quantize/.ready ## Against a real vLLM on the CPU, with a real quantized checkpoint
 	$(BIN)/python -m pytest tests/e2e -v --timeout=900
 
-bench: $(VENV)/.dev ## Measure; results go to docs/bench
+bench: $(VENV)/.dev bench-peers ## Measure; results go to docs/bench
 	$(BIN)/python -m tests.bench
+
+relay-bench: $(VENV)/.dev bench-peers ## The relay beside nginx, SGLang's router and LiteLLM, and with the mirror at work
+	$(BIN)/python -m tests.bench.relay
+
+bench-peers: .venv-sglang-router/.ready .venv-litellm/.ready
 
 lock: ## (needs uv) Compile the locks anew: pinned versions with hashes, no index address
 	uv pip compile pyproject.toml --extra demo --extra source --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements.lock -q
@@ -74,6 +81,19 @@ $(VENV)/.dev: requirements-dev.lock | $(VENV)/bin/python
 	@echo "installing llm-compressor into .venv-quantize (some minutes)"
 	$(PYTHON) -m venv .venv-quantize
 	.venv-quantize/bin/python $(PIP) install -q torch==$(TORCH_VERSION) llmcompressor==$(LLMCOMPRESSOR_VERSION)
+	@touch $@
+
+# Peers of the relay's benchmark, each with its own pins.
+.venv-sglang-router/.ready: Makefile
+	@echo "installing SGLang's router into .venv-sglang-router"
+	$(PYTHON) -m venv .venv-sglang-router
+	.venv-sglang-router/bin/python $(PIP) install -q sglang-router==$(SGLANG_ROUTER_VERSION)
+	@touch $@
+
+.venv-litellm/.ready: Makefile
+	@echo "installing LiteLLM's proxy into .venv-litellm"
+	$(PYTHON) -m venv .venv-litellm
+	.venv-litellm/bin/python $(PIP) install -q "litellm[proxy]==$(LITELLM_VERSION)"
 	@touch $@
 
 clean: ## Remove environments and caches

@@ -99,6 +99,7 @@ def _answer(body: bytes) -> Answer:
 def _settings(folder: Path) -> Settings:
     config = folder / "parity.toml"
     values = {"candidate": 1, "reference": 2, "port": 0, "control": 0, "workers": 1, "rate": 1.0, "large_rate": 1.0}
+    values["ledger_bytes"] = 1 << 31
     config.write_text(proxies.RELAY.format(**values, folder=folder, more=MORE))
     return load_settings(config, {}, SPECS).settings
 

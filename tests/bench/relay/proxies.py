@@ -67,6 +67,7 @@ large_body_rate = {large_rate}
 socket = "{folder}/feed.sock"
 [ledger]
 path = "{folder}/ledger.sqlite"
+max_bytes = {ledger_bytes}
 [control]
 port = {control}
 {more}
@@ -206,6 +207,7 @@ def relay(
     workers: int = 1,
     rate: float = 0.05,
     reference: int = 1,
+    ledger_bytes: int = 1 << 31,
     more: str = "",
 ) -> Iterator[Proxy]:
     """Our relay with its defaults, sampling too; `command` is `serve` for relay, supervisor and monitor together."""
@@ -213,6 +215,7 @@ def relay(
     folder.mkdir()
     config, port, control = folder / "parity.toml", free_port(), free_port()
     values = {"candidate": candidate, "reference": reference, "port": port, "control": control, "workers": workers}
+    values["ledger_bytes"] = ledger_bytes
     config.write_text(RELAY.format(**values, folder=folder, rate=rate, large_rate=min(rate, 0.05), more=more))
     argv = [sys.executable, "-m", "proxy.cli", command, "--config", str(config), "--log-level", "warning"]
     env = {"PYTHONPATH": str(ROOT)}
