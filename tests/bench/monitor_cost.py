@@ -99,7 +99,6 @@ def _answer(body: bytes) -> Answer:
 def _settings(folder: Path) -> Settings:
     config = folder / "parity.toml"
     values = {"candidate": 1, "reference": 2, "port": 0, "control": 0, "workers": 1, "rate": 1.0, "large_rate": 1.0}
-    values["ledger_bytes"] = 1 << 31
     config.write_text(proxies.RELAY.format(**values, folder=folder, more=MORE))
     return load_settings(config, {}, SPECS).settings
 
@@ -124,7 +123,7 @@ async def sustained(seconds: float, rates: Sequence[int]) -> dict[str, Any]:
         await sender.start()
         stack.push_async_callback(sender.aclose, 2.0)
         sequence = 0
-        await _coverage(monitor)
+        await proxies.watching(monitor)
         for rate in (rates[0], *rates):  # the first one warms up
             before, cpu_s = await _coverage(monitor), monitor.cpu_s()
             began_s = time.monotonic()

@@ -27,7 +27,7 @@ STEERED_BYTES = 1024  # a proxy that writes the request anew adds fields of its 
 _MESSAGE = (
     b'{"id":"chatcmpl-bench","object":"chat.completion","created":1700000000,"model":"bench","choices":[{"index":0,'
     b'"message":{"role":"assistant","content":"%b"},"finish_reason":"stop"}],'
-    b'"usage":{"prompt_tokens":9,"completion_tokens":9,"total_tokens":18}}'
+    b'"usage":{"prompt_tokens":3,"completion_tokens":9,"total_tokens":12}}'
 )
 _EVENT = (
     b'data: {"id":"chatcmpl-bench","object":"chat.completion.chunk","created":1700000000,"model":"bench",'

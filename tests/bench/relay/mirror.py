@@ -67,6 +67,7 @@ async def run(rounds: int, seed: int = 11) -> dict[str, Any]:
                     command="serve", rate=arm.rate, reference=stalls if arm.stalled else reference, more=MORE,
                 )  # fmt: skip
                 placed(up[arm.name])
+                await proxies.watching(up[arm.name])
             for proxy in up.values():
                 await measured(proxy, STREAMS, slow=False, only="relay")
             streams: dict[str, list[Figures]] = {name: [] for name in ("direct", *up)}

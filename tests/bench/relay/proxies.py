@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+
 ROOT = Path(__file__).resolve().parents[3]
 START_S = 90.0
 SGLANG_ROUTER = ROOT / ".venv-sglang-router" / "bin" / "python"
@@ -67,7 +69,6 @@ large_body_rate = {large_rate}
 socket = "{folder}/feed.sock"
 [ledger]
 path = "{folder}/ledger.sqlite"
-max_bytes = {ledger_bytes}
 [control]
 port = {control}
 {more}
@@ -207,7 +208,6 @@ def relay(
     workers: int = 1,
     rate: float = 0.05,
     reference: int = 1,
-    ledger_bytes: int = 1 << 31,
     more: str = "",
 ) -> Iterator[Proxy]:
     """Our relay with its defaults, sampling too; `command` is `serve` for relay, supervisor and monitor together."""
@@ -215,7 +215,6 @@ def relay(
     folder.mkdir()
     config, port, control = folder / "parity.toml", free_port(), free_port()
     values = {"candidate": candidate, "reference": reference, "port": port, "control": control, "workers": workers}
-    values["ledger_bytes"] = ledger_bytes
     config.write_text(RELAY.format(**values, folder=folder, rate=rate, large_rate=min(rate, 0.05), more=more))
     argv = [sys.executable, "-m", "proxy.cli", command, "--config", str(config), "--log-level", "warning"]
     env = {"PYTHONPATH": str(ROOT)}
@@ -247,6 +246,19 @@ def litellm(candidate: int, folder: Path, core: int | None) -> Iterator[Proxy]:
     env["LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY"] = "true"  # as the relay: no keys here
     with running("litellm", argv, port, folder, core, env=env) as proxy:
         yield proxy
+
+
+async def watching(proxy: Proxy) -> None:
+    """Returns once its monitor has opened an epoch: what was sampled before belongs to none, and is lost."""
+    deadline_s = time.monotonic() + START_S
+    async with httpx.AsyncClient(timeout=10) as http:
+        while time.monotonic() < deadline_s:
+            with contextlib.suppress(httpx.HTTPError):
+                metrics = (await http.get(f"http://127.0.0.1:{proxy.control_port}/metrics")).text
+                if "parity_epoch_info{" in metrics:
+                    return
+            await asyncio.sleep(0.1)
+    raise RuntimeError(f"{proxy.name}: no epoch was opened")
 
 
 async def settled(proxy: Proxy) -> None:
