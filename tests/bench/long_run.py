@@ -3,8 +3,8 @@
     python -m tests.bench.long_run [--requests 200000] [--out docs/bench/long_run.json]
 
 An open loop of 1,500 requests a second, every tenth of which is mirrored and scored. After each block: resident memory
-and open files of relay and monitor, the clients' latency, the ledger's size. What must stay flat is compared between the
-second quarter of the run and the last; the ledger holds a row for each mirrored request, until its own bounds prune it.
+and open files of relay and monitor, the clients' latency, the ledger's size. What must stay flat is compared between
+the second quarter of the run and the last; the ledger holds a row for each mirrored request, until its bounds prune it.
 """
 
 from __future__ import annotations
