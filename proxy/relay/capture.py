@@ -69,6 +69,7 @@ class Tee:
         self._off = sampling.rate <= 0.0 and sampling.large_body_rate <= 0.0
         self._prefix = os.urandom(8).hex()
         self._count = 0
+        self._large_body_bytes = sampling.large_body_bytes
         self._looked_to = 0  # up to this number the coins of small bodies are known: those that fall are in _falling
         self._falling: frozenset[int] = frozenset()
 
@@ -90,17 +91,17 @@ class Tee:
         if self._off or head.method != b"POST" or not head.path.startswith(b"/v1/"):
             self.counters.not_sampled += 1
             return None
-        self._count += 1
-        if head.chunked or head.length > self.sampler.large_body_bytes:
-            falls = self.sampler.decide(self._id(self._count), head.length)
+        self._count = count = self._count + 1
+        if head.chunked or head.length > self._large_body_bytes:
+            falls = self.sampler.decide(self._id(count), head.length)
         else:
-            if self._count > self._looked_to:
+            if count > self._looked_to:
                 self._look_ahead()
-            falls = self._count in self._falling
+            falls = count in self._falling
         if not falls:
             self.counters.not_sampled += 1
             return None
-        request_id = self._id(self._count)
+        request_id = self._id(count)
         capture = Capture(self, request_id, head, pick_headers(head.forward, self._request_headers), started_s)
         if not head.chunked:
             capture.mark()

@@ -108,7 +108,13 @@ class Flight:
         self._candidate = candidate
         self._first_byte_deadline_s = now_s + self._settings.first_byte_timeout_s
         candidate.begin(self, to_head_request=head.method == b"HEAD", to_http11=head.http11)
-        _write_together(candidate.transport, (head.forward, body))
+        if len(body) < COPY_BELOW_BYTES:
+            try:
+                candidate.transport.write(head.forward + body)
+            except RuntimeError:
+                pass  # as in _write_together
+        else:
+            _write_together(candidate.transport, (head.forward, body))
         self._sent_s = time.monotonic()
         if self._owner.write_paused:
             candidate.pause_reading()
