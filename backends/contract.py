@@ -81,7 +81,7 @@ async def observe(
         model=name,
         max_model_len=length if isinstance(length, int) else None,
         root=_digest(card.get("root")),
-        template=_digest(tokens.get("tokens")),
+        template=_digest(tokens.get("tokens") or None),  # llama.cpp reads another field, and answers with no tokens
         weights=await weights.look(card.get("root")) if weights is not None else None,
         system_fingerprint=_text(seen.get("system_fingerprint")),
     )

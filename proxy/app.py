@@ -25,6 +25,7 @@ from proxy import __version__
 from proxy.errors import ParityError, SettingsError
 from proxy.feed import UnixFeedReceiver, UnixFeedSender, max_frame_bytes
 from proxy.metrics import RelayCounters
+from proxy.monitor.capability_watch import CapabilityWatch
 from proxy.monitor.control import create_control_app, serve_control
 from proxy.monitor.evaluate import mismatch_rule
 from proxy.monitor.exposition import ParityMetrics
@@ -247,6 +248,7 @@ async def _monitor(loaded: Loaded, port: int | None, shutdown: asyncio.Event, ho
             metrics=metrics,
             salt=secrets.sampling_salt,
             pinned=pinned_of(settings),
+            capabilities=CapabilityWatch(settings.mirror.top_logprobs),
             holds=holds,
         )
         feed = UnixFeedReceiver(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from backends.capabilities.record import LACKING, Capabilities, Capability, Finding
+from backends.capabilities.record import Capabilities, Capability, Finding
 
 _FIELDS = {
     # a field of the request, and the capability whose refusal takes it out
@@ -18,10 +18,11 @@ _FIELDS = {
 @dataclass(frozen=True, slots=True)
 class Asking:
     """How one arm's shadow calls are made. `leave_out` are fields of the body. `top_logprobs` is the same for both
-    arms, because lists of unequal length are not compared."""
+    arms, because lists of unequal length are not compared. `forced`: it may be asked for logprobs of given tokens."""
 
     top_logprobs: int
     leave_out: frozenset[str] = frozenset()
+    forced: bool = True
 
 
 def asking(candidate: Capabilities, reference: Capabilities, top_logprobs: int) -> tuple[Asking, Asking]:
@@ -32,11 +33,11 @@ def asking(candidate: Capabilities, reference: Capabilities, top_logprobs: int) 
     """
     arms = (candidate, reference)
     shortest = min((arm.top_logprobs for arm in arms if arm.top_logprobs is not None), default=top_logprobs)
-    words = any(arm.of(Capability.TOKEN_ID_KEYS) in LACKING for arm in arms)
+    words = any(arm.lacks(Capability.TOKEN_ID_KEYS) for arm in arms)
     made = []
     for arm in arms:
         out = {field for capability, field in _FIELDS.items() if arm.of(capability) is Finding.REFUSED}
         if words:
             out.add(_FIELDS[Capability.TOKEN_ID_KEYS])
-        made.append(Asking(min(top_logprobs, shortest), frozenset(out)))
+        made.append(Asking(min(top_logprobs, shortest), frozenset(out), not arm.lacks(Capability.PROMPT_LOGPROBS)))
     return made[0], made[1]

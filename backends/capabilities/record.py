@@ -65,9 +65,10 @@ class Capabilities:
         return self.of(capability) in LACKING
 
     @property
-    def whole(self) -> bool:
-        """Whether something was found out about every capability that was asked for."""
-        return bool(self.findings) and Finding.UNKNOWN not in self.findings.values()
+    def answered(self) -> bool:
+        """Whether nothing is unknown for want of an answer; what follows from a lack need not be asked."""
+        unknown = {capability for capability, finding in self.findings.items() if finding is Finding.UNKNOWN}
+        return bool(self.findings) and not unknown & self.why.keys()
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""

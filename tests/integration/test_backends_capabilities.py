@@ -38,7 +38,7 @@ async def test_a_whole_engine_is_known_by_few_requests() -> None:
     of = await found(Script(record=32))
     assert set(of.findings) == set(Capability)
     assert set(of.findings.values()) == {HAS}
-    assert of.whole
+    assert of.answered
     assert (of.top_logprobs, of.max_model_len, of.engine) == (20, 32_768, "vllm")
     assert of.requests <= 11
     assert orjson.loads(orjson.dumps(of.as_dict()))["findings"]["prompt_logprobs"] == "has"
@@ -81,7 +81,7 @@ async def test_each_lack_shows_as_itself_and_as_nothing_else(
 ) -> None:
     of = await found(Script(lacks=lacks))
     assert lacking(of) == shows
-    assert of.whole
+    assert of.answered
     assert of.requests <= 20
     for capability, finding in of.findings.items():
         assert finding is not Finding.REFUSED or capability in of.why, capability
@@ -92,7 +92,7 @@ async def test_without_chats_nothing_is_known_of_them() -> None:
     assert lacking(of) == {"chat": "missing"}
     assert of.of(Capability.TOOLS) is UNKNOWN
     assert of.of(Capability.PROMPT_LOGPROBS) is HAS
-    assert not of.whole
+    assert of.answered
 
 
 async def test_the_cap_of_the_lists_is_found() -> None:
