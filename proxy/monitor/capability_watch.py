@@ -33,10 +33,10 @@ class CapabilityWatch:
         before = self._found.get(side)
         if before is not None and self._settled.get(side) == seen:
             return
-        found = await find(backend, model, top_logprobs=self._top, teacher_forcing=side == "reference")
-        found = found if before is None else _kept(before, found)
+        heard = await find(backend, model, top_logprobs=self._top, teacher_forcing=side == "reference")
+        found = heard if before is None else _kept(before, heard)
         self._found[side] = found
-        if before is not None and before.findings == found.findings and found.answered:
+        if before is not None and before.findings == found.findings and heard.answered:
             self._settled[side] = seen
         if before is None or before.findings != found.findings:
             self._tell(side, found)
@@ -51,10 +51,9 @@ class CapabilityWatch:
         return asking(candidate, reference, self._top)
 
     def contract(self, before: Mapping[str, Lacking] | None) -> dict[str, Lacking]:
-        """The contract's part of it: both arms' lacks; those of an arm that was never asked as `before` has them."""
-        known = before or {}
-        found = {side: lacking(self._found[side]) if side in self._found else known.get(side, {}) for side in SIDES}
-        return {side: lacks for side, lacks in found.items() if lacks}
+        """The contract's part of it: both arms' lacks. What is not known of an arm is as `before` has it."""
+        stand = {side: _standing(self._found.get(side, Capabilities()), (before or {}).get(side, {})) for side in SIDES}
+        return {side: lacks for side, lacks in stand.items() if lacks}
 
     def lacks(self) -> list[Lack]:
         """Every lack of both arms, in sentences."""
@@ -68,6 +67,12 @@ class CapabilityWatch:
         """Once, and when it is another: what bears on the scores as a warning."""
         for lack in told(side, found):
             _log.log(logging.WARNING if lack.capability in BEARING else logging.INFO, "%s", lack.sentence)
+
+
+def _standing(of: Capabilities, before: Lacking) -> dict[str, str]:
+    """What an arm lacks as far as it is known, and for the rest what it lacked before."""
+    unknown = {str(one) for one in BEARING if of.of(one) is Finding.UNKNOWN}
+    return {**{name: how for name, how in before.items() if name in unknown}, **lacking(of)}
 
 
 def _kept(before: Capabilities, found: Capabilities) -> Capabilities:

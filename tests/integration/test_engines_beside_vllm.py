@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from backends.scripted import Script
@@ -15,6 +17,7 @@ from proxy.report.recompute import recompute
 from proxy.settings import BudgetSettings
 from scorers.records import Reason
 from tests.integration.monitor_world import World, engines, running, until, world_settings
+from tests.integration.test_cli import parity, settings
 from tests.integration.test_epochs import fed
 
 pytestmark = pytest.mark.asyncio
@@ -153,3 +156,40 @@ async def test_an_arm_that_changes_what_it_can_do_begins_another_epoch(tmp_path:
         # Away now: what was known of it stands.
         async with running(World(given, candidate, other, capabilities=CapabilityWatch(20))) as world:
             assert world.monitor.state()["epoch"] == 2
+
+
+async def checked(path: Path, candidate: Script, reference: Script, *more: str) -> tuple[int, str]:
+    """Exit code and words of `parity check-config --probe` between two engines; its budget is tool_call_mismatch."""
+    async with engines(candidate, reference) as (one, other):
+        file = settings(path, one.url, other.url)
+        done = await asyncio.to_thread(parity, "check-config", str(file), "--probe", *more)
+        return done.returncode, done.stdout
+
+
+async def test_check_config_asks_the_engines_and_fails_where_a_budget_can_never_be_scored(tmp_path: Path) -> None:
+    code, said = await checked(tmp_path, Script(), Script())
+    assert code == 0
+    assert "top_logprobs" in said
+    assert "has 20" in said
+    assert "not asked" in said  # prompt logprobs, of the candidate
+    assert "✗" not in said
+    code, said = await checked(tmp_path, Script(lacks={"version": "missing"}), Script(lacks={"tools": "refused"}))
+    assert code == 1
+    assert "✗ budgets.tool_call_mismatch: no pair can give it a number: the reference lacks tools (refused)" in said
+    assert "note: the candidate (vllm) has no endpoint for its version: another engine version is noticed by" in said
+    code, said = await checked(tmp_path, Script(), Script(lacks={"tools": "refused"}), "--json")
+    assert code == 1
+    told = orjson.loads(said)["probe"]
+    assert told["arms"]["reference"]["findings"]["tools"] == "refused"
+    assert set(told["impossible"]) == {"tool_call_mismatch"}
+    assert told["silent"] == {}
+
+
+async def test_check_config_says_who_did_not_answer_and_knows_nothing_of_it(tmp_path: Path) -> None:
+    async with engines() as (candidate, reference):
+        file = settings(tmp_path, candidate.url, reference.url)
+        await reference.aclose()
+        done = await asyncio.to_thread(parity, "check-config", str(file), "--probe")
+    assert done.returncode == 0
+    assert "note: the reference did not answer: reference: cannot connect to" in done.stdout
+    assert "unknown" in done.stdout
