@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from backends.base import Backend, BackendError, Reply
+from backends.base import Backend, BackendError, BackendUnavailable, Reply
 from backends.capabilities.record import Capabilities, Capability, Finding
 from backends.capabilities.reply import (
     about_the_model,
@@ -27,6 +27,8 @@ from backends.capabilities.reply import (
     prompt_count,
     prompt_ids,
 )
+from backends.contract import context_length
+from backends.conversation import conversation_tokens
 
 PROBE_TIMEOUT_S = 10.0  # *choice*: per request; an idle engine generates four tokens in well under a second
 MAX_TOKENS = 4  # *choice*: enough for a list per token
@@ -115,14 +117,14 @@ class _Probe:
         card = _card(object_in(listing), model) if listing.ok else {}
         named = card.get("id")
         self._model = model or (named if isinstance(named, str) else "")
-        owner, length = card.get("owned_by"), card.get("max_model_len")
+        owner = card.get("owned_by")
         self._engine = owner[:40] if isinstance(owner, str) else ""
-        self._length = length if type(length) is int else None
+        self._length = context_length(card)
         self._note(Capability.MAX_MODEL_LEN, listing, self._length is not None, plain=True)
         version = await self._get("/version")
         self._note(Capability.VERSION, version, isinstance(object_in(version).get("version"), str), plain=True)
-        tokens = await self._post("/tokenize", {"messages": _MESSAGES})
-        self._ids = ids_in(object_in(tokens).get("tokens")) if tokens.ok else ()
+        ids, tokens = await conversation_tokens(self._post, self._model, _MESSAGES)
+        self._ids = tuple(ids)
         self._note(Capability.TOKENIZE, tokens, bool(self._ids), plain=True)
 
     # ---- chats
@@ -256,13 +258,21 @@ class _Probe:
         return self._heard(await self._asked(path, orjson.dumps({**model, **body})))
 
     async def _asked(self, path: str, body: bytes | None) -> Reply:
-        self._requests += 1
+        """One reply. Asked once more where the connection broke: llama.cpp closes one after a stream that it had
+        promised to keep."""
         try:
-            if body is None:
-                return await self._backend.get(path, self._timeout_s)
-            return await self._backend.post(path, body, {"content-type": "application/json"}, self._timeout_s)
+            try:
+                return await self._sent(path, body)
+            except BackendUnavailable:
+                return await self._sent(path, body)
         except BackendError as error:
             raise _Silent(str(error)) from error
+
+    async def _sent(self, path: str, body: bytes | None) -> Reply:
+        self._requests += 1
+        if body is None:
+            return await self._backend.get(path, self._timeout_s)
+        return await self._backend.post(path, body, {"content-type": "application/json"}, self._timeout_s)
 
     def _heard(self, reply: Reply) -> Reply:
         if reply.status in _NOBODY or (reply.status == 404 and about_the_model(reply)):
