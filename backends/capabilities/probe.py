@@ -30,7 +30,7 @@ from backends.capabilities.reply import (
 from backends.contract import context_length
 from backends.conversation import conversation_tokens
 
-PROBE_TIMEOUT_S = 10.0  # *choice*: per request; an idle engine generates four tokens in well under a second
+PROBE_TIMEOUT_S = 30.0  # *choice*: per request; the first chat of a cold vLLM took more than 10 s on two busy cores
 MAX_TOKENS = 4  # *choice*: enough for a list per token
 CALL_TOKENS = 64  # *choice*: an empty call in the Hermes format has about twenty, byte by byte fifty
 FEWER = (10, 5, 1)  # *choice*: asked for in turn where the configured number is refused

@@ -28,6 +28,7 @@ from backends.openai import OpenAIBackend
 from proxy.demo.stage import serving
 from proxy.monitor.ledger_reader import open_read_only
 from scorers.records import Reason
+from tests.e2e.engines import WORK
 from tests.e2e.llama_cpp import MISSING, gguf, servers
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING or "installed")
@@ -93,7 +94,14 @@ def engines() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def run(engines: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Played:
-    return asyncio.run(_played(engines["candidate"], engines["reference"], tmp_path_factory.mktemp("llama"), 60))
+    played = asyncio.run(_played(engines["candidate"], engines["reference"], tmp_path_factory.mktemp("llama"), 60))
+    figures = {
+        f"{arm} {name}": {"pairs": len(numbers), "mean": sum(numbers) / len(numbers)}
+        for arm, name in sorted(played.values)
+        if (numbers := played.numbers(name, arm))
+    }
+    (WORK / "llama.json").write_bytes(orjson.dumps(figures, option=orjson.OPT_INDENT_2))
+    return played
 
 
 async def _played(candidate: str, reference: str, folder: Path, number: int) -> Played:
