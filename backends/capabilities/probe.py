@@ -16,6 +16,7 @@ from backends.capabilities.record import Capabilities, Capability, Finding
 from backends.capabilities.reply import (
     about_the_model,
     calls_in,
+    card_of,
     choice_of,
     entries_of,
     error_line,
@@ -61,7 +62,7 @@ async def find(
     """What the engine can do. Never raises for what it answers, nor when it does not.
 
     `model` None takes the first that it lists. `teacher_forcing` asks for prompt logprobs of three to twenty tokens: of
-    the reference alone, never of an arm that serves clients (DESIGN 5.3).
+    the reference alone: a candidate is never asked for them, because they can exhaust an engine's memory.
     """
     probe = _Probe(backend, top_logprobs, timeout_s)
     try:
@@ -114,7 +115,7 @@ class _Probe:
 
     async def identity(self, model: str | None) -> None:
         listing = await self._get("/v1/models")
-        card = _card(object_in(listing), model) if listing.ok else {}
+        card = card_of(object_in(listing), model) if listing.ok else {}
         named = card.get("id")
         self._model = model or (named if isinstance(named, str) else "")
         owner = card.get("owned_by")
@@ -307,9 +308,3 @@ _ID_KEYS = {"return_tokens_as_token_ids": True}
 
 def _had(shown: bool) -> Finding:
     return Finding.HAS if shown else Finding.IGNORED
-
-
-def _card(listing: Mapping[str, Any], model: str | None) -> Mapping[str, Any]:
-    data = listing.get("data")
-    cards = [card for card in data if isinstance(card, dict)] if isinstance(data, list) else []
-    return next((card for card in cards if model is None or card.get("id") == model), {})

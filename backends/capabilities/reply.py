@@ -43,6 +43,13 @@ def about_the_model(reply: Reply) -> bool:
     return "model" in said.lower()
 
 
+def card_of(listing: dict[str, Any], model: str | None) -> dict[str, Any]:
+    """A model's entry in GET /v1/models, the first for None; empty where it is not listed."""
+    data = listing.get("data")
+    cards = [card for card in data if isinstance(card, dict)] if isinstance(data, list) else []
+    return next((card for card in cards if model is None or card.get("id") == model), {})
+
+
 def choice_of(told: dict[str, Any]) -> dict[str, Any]:
     """The first choice; empty where there is none."""
     choices = told.get("choices")
