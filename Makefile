@@ -11,8 +11,10 @@ TORCH_VERSION := 2.13.0
 LLMCOMPRESSOR_VERSION := 0.14.0.1
 SGLANG_ROUTER_VERSION := 0.3.2
 LITELLM_VERSION := 1.108.7
+XLLAMACPP_VERSION := 2026.10.11549
+GGUF_VERSION := 0.19.0
 
-.PHONY: help demo quick test lint types layers e2e bench relay-bench bench-peers lock clean
+.PHONY: help demo quick test lint types layers e2e llama bench relay-bench bench-peers lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -38,6 +40,9 @@ layers: $(VENV)/.dev
 
 e2e: $(VENV)/.dev .venv-vllm/.ready .venv-quantize/.ready ## Against a real vLLM on the CPU, with a real quantized checkpoint
 	$(BIN)/python -m pytest tests/e2e -v --timeout=900
+
+llama: $(VENV)/.dev .venv-llama/.ready ## Against a real llama.cpp server: half a minute to install, a minute to run
+	$(BIN)/python -m pytest tests/e2e/test_llama_cpp.py -v --timeout=300
 
 bench: $(VENV)/.dev bench-peers ## Measure; results go to docs/bench
 	$(BIN)/python -m tests.bench
@@ -83,6 +88,12 @@ $(VENV)/.dev: requirements-dev.lock | $(VENV)/bin/python
 	.venv-quantize/bin/python $(PIP) install -q torch==$(TORCH_VERSION) llmcompressor==$(LLMCOMPRESSOR_VERSION)
 	@touch $@
 
+# llama.cpp's own HTTP server, compiled into a wheel; gguf writes its files.
+.venv-llama/.ready: Makefile
+	@echo "installing llama.cpp's server into .venv-llama (100 MB)"
+	$(PYTHON) -m venv .venv-llama
+	.venv-llama/bin/python $(PIP) install -q xllamacpp==$(XLLAMACPP_VERSION) gguf==$(GGUF_VERSION)
+
 # Peers of the relay's benchmark, each with its own pins.
 .venv-sglang-router/.ready: Makefile
 	@echo "installing SGLang's router into .venv-sglang-router"
@@ -97,4 +108,4 @@ $(VENV)/.dev: requirements-dev.lock | $(VENV)/bin/python
 	@touch $@
 
 clean: ## Remove environments and caches
-	rm -rf .venv .venv-vllm .venv-quantize .cache .e2e .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-vllm .venv-quantize .venv-llama .cache .e2e .mypy_cache .ruff_cache .pytest_cache .hypothesis
