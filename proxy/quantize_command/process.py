@@ -13,11 +13,11 @@ from typing import Any
 import backends
 from proxy.errors import ParityError
 
-# This project's own folder is on the path only while the worker's files are imported, and last: an installed parity has
-# its dependencies beside it, which are not those of the quantizing environment.
+# This project's own folder is on the path only while the worker's files are imported, which need but each other:
+# an installed parity has its dependencies beside it, and those are not the quantizing environment's.
 BOOT = (
-    "import sys; sys.path.append(sys.argv[1]); from backends.checkpoints.worker.__main__ import main; "
-    "sys.path.pop(); sys.exit(main(sys.argv[2:]))"
+    "import sys; sys.path.insert(0, sys.argv[1]); from backends.checkpoints.worker.__main__ import main; "
+    "sys.path.remove(sys.argv[1]); sys.exit(main(sys.argv[2:]))"
 )
 LOG_TAIL_LINES = 20  # *choice*: a traceback's end
 END_TIMEOUT_S = 10.0  # *choice*: the worker holds nothing that it would have to put in order
@@ -27,6 +27,8 @@ QUIET = {
     "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1",
     "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1",
 }  # fmt: skip
+
+OURS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")  # of this interpreter, and wrong for the other one
 
 Hear = Callable[[Mapping[str, Any]], None]
 
@@ -49,7 +51,7 @@ def run(python: Path, job: Path, log: Path, hear: Hear) -> None:
                 stdin=subprocess.PIPE,  # held open: the worker ends when it closes, whatever becomes of us
                 stdout=subprocess.PIPE,
                 stderr=sink,
-                env={**os.environ, **QUIET},
+                env={key: value for key, value in os.environ.items() if key not in OURS} | QUIET,
                 start_new_session=True,  # the terminal's Ctrl-C is for us, and we end it
             )
         except OSError as error:

@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     job = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
     engine = autoawq if job["engine"] == "autoawq" else making
     try:
-        teller.event("versions", versions=engine.versions())
+        teller.event("versions", versions=_versions(engine))
         samples = _samples(job, teller) if job["calibration"] else None
         out = Path(job["out"])
         if not out.exists():
@@ -79,6 +80,14 @@ def main(arguments: Sequence[str]) -> int:
         teller.event("refused", why=f"what was made is not sound: {error}; nothing was put in place")
         return REFUSED
     return 0
+
+
+def _versions(engine: Any) -> dict[str, str]:
+    try:
+        found: dict[str, str] = engine.versions()
+    except PackageNotFoundError as error:
+        raise Refused(f"{sys.executable} has no {error.name}: it is no environment that could do this job") from None
+    return found
 
 
 def _make(engine: Any, job: dict[str, Any], samples: list[list[int]] | None, out: Path, teller: Teller) -> None:

@@ -42,11 +42,11 @@ class Rendered:
 def distinct(prompts: Sequence[Rendered]) -> list[int]:
     """The places of the prompts that no other one contains as its beginning; of equal ones the first."""
     kept: list[int] = []
-    longer = ""
+    longer: str | None = None
     # In falling order what continues a text stands before it, and what stands between continues it too.
     for place in sorted(range(len(prompts)), key=lambda one: (prompts[one].text, -one), reverse=True):
         text = prompts[place].text
-        if not longer.startswith(text) or not longer:
+        if longer is None or not longer.startswith(text):
             kept.append(place)
             longer = text
     return sorted(kept)
