@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     engine = autoawq if job["engine"] == "autoawq" else making
     try:
         teller.event("versions", versions=_versions(engine))
-        samples = _samples(job, teller) if job["calibration"] else None
+        samples = _samples(engine, job, teller) if job["calibration"] else None
         out = Path(job["out"])
         if not out.exists():
             _make(engine, job, samples, out, teller)
@@ -99,7 +99,7 @@ def _make(engine: Any, job: dict[str, Any], samples: list[list[int]] | None, out
     teller.event("made", seconds=_since(began))
 
 
-def _samples(job: dict[str, Any], teller: Teller) -> list[list[int]]:
+def _samples(engine: Any, job: dict[str, Any], teller: Teller) -> list[list[int]]:
     """The token ids to calibrate on: those chosen before, or chosen now. Raises: Refused."""
     asked = job["calibration"]
     tokens = Path(asked["tokens_file"])
@@ -107,7 +107,7 @@ def _samples(job: dict[str, Any], teller: Teller) -> list[list[int]]:
         return _ids(tokens)
     teller.event("phase", phase="calibrate")
     began = time.monotonic()
-    found = _chosen(job, teller)
+    found = _chosen(engine, job, teller)
     aside = tokens.with_suffix(".writing")
     aside.write_text(json.dumps(found.pop("ids")), encoding="utf-8")
     lines = found.pop("lines")
@@ -122,11 +122,9 @@ def _ids(file: Path) -> list[list[int]]:
     return found
 
 
-def _chosen(job: dict[str, Any], teller: Teller) -> dict[str, Any]:
-    from transformers import AutoTokenizer
-
+def _chosen(engine: Any, job: dict[str, Any], teller: Teller) -> dict[str, Any]:
     asked = job["calibration"]
-    tokenizer = AutoTokenizer.from_pretrained(job["model"], local_files_only=True)
+    tokenizer = engine.tokenizer(Path(job["model"]))
     lines = Path(asked["candidates_file"]).read_bytes().splitlines()
     prompts: list[Rendered] = []
     ids: list[list[int]] = []

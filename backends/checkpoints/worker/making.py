@@ -18,6 +18,13 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("llmcompressor", "compressed-tensors", "torch", "transformers")}
 
 
+def tokenizer(model: Path) -> Any:
+    """The model's own."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model, local_files_only=True)
+
+
 def make(job: Mapping[str, Any], samples: Sequence[Sequence[int]] | None, out: Path, tell: Tell) -> None:
     """Writes the checkpoint of `job["model"]` to the folder `out`; `tell` hears of layers and samples done.
 
@@ -25,17 +32,16 @@ def make(job: Mapping[str, Any], samples: Sequence[Sequence[int]] | None, out: P
     """
     import torch
     from llmcompressor import oneshot
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     random.seed(job["seed"])
     torch.manual_seed(job["seed"])
     model = AutoModelForCausalLM.from_pretrained(job["model"], dtype="auto", local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(job["model"], local_files_only=True)
     plan = [_modifier(one) for one in job["modifiers"]]
     loader = None if samples is None else _Batches(samples)
     with _unpinned_without_accelerator(), _progress(model, len(samples or ()), len(plan), tell):
         oneshot(
-            model=model, tokenizer=tokenizer, recipe=plan, dataset=loader,
+            model=model, tokenizer=tokenizer(Path(job["model"])), recipe=plan, dataset=loader,
             num_calibration_samples=len(samples or ()) or 1, shuffle_calibration_samples=False,
         )  # fmt: skip
     model.save_pretrained(out, save_compressed=True)
