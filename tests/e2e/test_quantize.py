@@ -21,8 +21,8 @@ from tests.e2e.engines import MODEL, QUANTIZE_PYTHON, ROOT
 
 # Preset, and the row that must be the same but for who says the targets.
 PRESETS = {
-    "W4A16": "rtn-w4a16", "W4A16_ASYM": "awq-w4a16", "W8A8": "rtn-w8a8", "FP8_DYNAMIC": "fp8-dynamic",
-    "NVFP4": "nvfp4", "NVFP4A16": "nvfp4-a16", "MXFP4": "mxfp4", "MXFP4A16": "mxfp4-a16",
+    "W4A16": "rtn-w4a16", "W4A16_ASYM": "awq-w4a16", "W8A8": "rtn-w8a8", "FP8": "fp8-static",
+    "FP8_DYNAMIC": "fp8-dynamic", "NVFP4": "nvfp4", "NVFP4A16": "nvfp4-a16", "MXFP4": "mxfp4", "MXFP4A16": "mxfp4-a16",
 }  # fmt: skip
 
 COMPARE = """

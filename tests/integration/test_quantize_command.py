@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from proxy.monitor.ledger import SqliteLedger
+from proxy.settings import LedgerSettings
 from tests.integration.quantize_rig import MODEL, command, done, recipe, samples, stand_in
+from tests.unit.monitor_samples import bodies, is_mismatch, row
 
 
 @pytest.fixture
@@ -143,6 +146,37 @@ def test_chosen_prompts_that_were_touched_are_chosen_anew(tmp_path: Path, words:
     (tmp_path / "out.partial" / "work" / "chosen.jsonl").write_text("{}\n")
     assert done(tmp_path, *words, "--resume")[0] == 0
     assert calls(tmp_path) == ["calibrate", "make", "calibrate", "make", "check"]
+
+
+def test_a_resumed_run_needs_the_ledger_no_more(tmp_path: Path, words: list[object]) -> None:
+    """What was chosen from it stays chosen; a ledger goes on growing, and its bodies go by age."""
+    ledger = tmp_path / "ledger.sqlite"
+    kept = SqliteLedger(LedgerSettings(path=ledger), is_mismatch=is_mismatch)
+    kept.open_epoch({}, "first", 1.0)
+    kept.append([row(number, bodies=bodies(f"reply {number}")) for number in range(6)])
+    kept.close()
+    at = words.index("--calibration")
+    words = [*words[:at], *words[at + 2 :], "--ledger", ledger]
+    assert interrupted(tmp_path, words, "make")[0] == 130
+    for file in tmp_path.glob("ledger.sqlite*"):
+        file.unlink()
+    code, _, errors = done(tmp_path, *words, "--resume", "--keep-calibration")
+    assert code == 0, errors
+    kept_lines = (tmp_path / "out" / "parity-calibration.jsonl").read_text().splitlines()
+    assert [json.loads(line)["messages"][-1]["content"] for line in kept_lines] == [f"reply {n}" for n in (5, 4, 3, 2)]
+
+
+def test_an_empty_ledger_says_how_to_fill_it(tmp_path: Path, words: list[object]) -> None:
+    ledger = tmp_path / "ledger.sqlite"
+    kept = SqliteLedger(LedgerSettings(path=ledger), is_mismatch=is_mismatch)
+    kept.open_epoch({}, "first", 1.0)
+    kept.append([row(0)])
+    kept.close()
+    at = words.index("--calibration")
+    code, _, errors = done(tmp_path, *words[:at], *words[at + 2 :], "--ledger", ledger)
+    assert code == 1
+    assert "keeps no request" in errors
+    assert "raise ledger.keep_share" in errors
 
 
 def refused(folder: Path, *words: object) -> tuple[int, str]:

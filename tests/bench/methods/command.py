@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -69,9 +70,12 @@ def row(name: str, reference: str, mix: Mix) -> dict[str, Any]:
         made |= {"seconds": 0.0, "weight_bytes": size, "bits_per_weight": 16.02, "calibration": "none", "modifiers": []}
     try:
         with vllm_servers({name: checkpoint}, MAX_MODEL_LEN, flags_of(name)) as started:
-            return made | asyncio.run(mirrored(name, started[name].url, reference, bodies(mix), folder / f"{name}.run"))
-    except AssertionError as error:
-        return made | {"not_served": reason(str(error))}
+            found = asyncio.run(mirrored(name, started[name].url, reference, bodies(mix), folder / f"{name}.run"))
+            if found["client_errors"] == found["requests"]:  # it loads, and its first product fails
+                return made | {"not_served": reason(started[name].log.read_text(errors="replace"))}
+            return made | found
+    except AssertionError:  # it did not start; the log names the cause before its end
+        return made | {"not_served": reason((WORK / f"vllm-{name}.log").read_text(errors="replace"))}
 
 
 def touched(name: str) -> list[str]:
@@ -80,10 +84,11 @@ def touched(name: str) -> list[str]:
 
 
 def reason(log: str) -> str:
-    """The line of a failed start that says why: the last that names an error."""
-    lines = [line.strip() for line in log.splitlines() if "Error" in line or "Failed to find" in line]
-    named = [line for line in lines if "Failed to find a kernel" in line] or lines or log.strip().splitlines()
-    return named[-1].split(") ")[-1][-300:]
+    """The line of a failed engine's log that says why: the first that names a kernel, or any error."""
+    lines = [line for line in log.splitlines() if re.search(r"(Error|Exception): |Failed to find", line)]
+    kernels = [line for line in lines if "Failed to find a kernel" in line or "RuntimeError: " in line]
+    named = (kernels or lines or log.strip().splitlines() or ["it ended without a word"])[0]
+    return re.sub(r"^.*?(?=\w*(Error|Exception): |Failed to find)", "", named).removesuffix(" Reasons: ")[:200]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
