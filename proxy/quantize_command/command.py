@@ -115,10 +115,9 @@ def quantize(
                 progress.note(note)
             told = make(asked, DigestCache(default_place(os.environ)), progress, resume=resume)
     except KeyboardInterrupt:
-        _end(
-            INTERRUPTED,
-            f"interrupted; what was done is in {to}.partial: the same command with --resume goes on from it",
-        )
+        partial = to.with_name(to.name + ".partial")
+        kept = f"what was done is in {partial}: the same command with --resume goes on from it"
+        _end(INTERRUPTED, f"interrupted; {kept if partial.exists() else 'nothing was begun'}")
     except (ParityError, FilesError, SamplesError) as error:
         _end(REFUSED, str(error))
     if as_json:

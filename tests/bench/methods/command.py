@@ -24,7 +24,7 @@ from typing import Any
 from tests.bench.methods import study
 from tests.bench.methods.mirrored import mirrored
 from tests.bench.methods.page import page
-from tests.bench.methods.recipes import NO_CHECKPOINT, ROWS, flags_of, recipe_of, write_recipe
+from tests.bench.methods.recipes import NO_CHECKPOINT, OPTIONAL, ROWS, flags_of, recipe_of, write_recipe
 from tests.bench.methods.traffic import FULL, Mix, bodies, write_calibration
 from tests.e2e.engines import MODEL, QUANTIZE_PYTHON, ROOT, WORK, vllm_servers
 
@@ -32,18 +32,19 @@ COMMAND = "python -m tests.bench.methods"
 MAX_MODEL_LEN = 4096
 SAMPLES, MAX_TOKENS = 24, 512  # *choice*: AWQ searches for a minute or two of two cores; the default is 256
 CANDIDATES = 160
+AUTOAWQ_PYTHON = ROOT / ".venv-autoawq" / "bin" / "python"
 PLACE = ROOT / "docs" / "bench" / "methods.json"
 PAGE = ROOT / "docs" / "methods.md"
 
 
-def quantized(name: str, out: Path, calibration: Path, *words: str) -> dict[str, Any]:
+def quantized(name: str, out: Path, *words: str) -> dict[str, Any]:
     """The card of a row's fresh checkpoint at `out`, by the command itself. Raises: AssertionError with its stderr."""
     for old in (out, out.with_name(out.name + ".partial")):
         shutil.rmtree(old, ignore_errors=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     argv = [sys.executable, "-m", "proxy.cli", "quantize", str(write_recipe(name, out.parent)), "--out", str(out)]
     argv += ["--python", str(QUANTIZE_PYTHON), "--samples", str(SAMPLES), "--max-tokens", str(MAX_TOKENS), "--json"]
-    argv += words or ("--calibration", str(calibration))
+    argv += words
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=3_600, check=False)
     assert done.returncode == 0, f"parity quantize ended with {done.returncode}:\n{done.stderr[-4000:]}"
     card: dict[str, Any] = json.loads(done.stdout)
@@ -57,7 +58,9 @@ def row(name: str, reference: str, mix: Mix) -> dict[str, Any]:
     checkpoint = MODEL
     if name not in NO_CHECKPOINT:
         checkpoint = folder / name
-        card = quantized(name, checkpoint, write_calibration(folder / "calibration.jsonl", CANDIDATES))
+        calibration = write_calibration(folder / "calibration.jsonl", CANDIDATES)
+        more = ("--engine", "autoawq", "--python", str(AUTOAWQ_PYTHON)) if name in OPTIONAL else ()
+        card = quantized(name, checkpoint, "--calibration", str(calibration), *more)
         made |= {
             "seconds": card["seconds"],
             "weight_bytes": card["size"]["weight_bytes_after"],
@@ -96,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--recipes", nargs="+", choices=tuple(ROWS), metavar="NAME", help="only these")
+    parser.add_argument("--recipes", nargs="+", choices=(*ROWS, *OPTIONAL), metavar="NAME", help="only these")
     parser.add_argument("--again", action="store_true", help="do rows again that are there")
     parser.add_argument("--calibration-study", action="store_true", help="the ledger's traffic against unrelated text")
     parser.add_argument("--kv-study", action="store_true", help="a cache with wrong scales, and what is named")
@@ -134,6 +137,6 @@ def wrong(one: dict[str, Any]) -> bool:
 
 def write(told: dict[str, Any]) -> None:
     """Both files; after each row, because an hour's bench may be ended."""
-    told["rows"] = {name: told["rows"][name] for name in ROWS if name in told["rows"]}
+    told["rows"] = {name: told["rows"][name] for name in (*ROWS, *OPTIONAL) if name in told["rows"]}
     PLACE.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(page(told), encoding="utf-8")

@@ -40,6 +40,9 @@ ROWS: Mapping[str, Axes] = {
     "mxfp4": {"weights": {"format": "mxfp4"}, "activations": {"format": "mxfp4"}},
     "mxfp4-a16": {"weights": {"format": "mxfp4"}},
 }
+OPTIONAL: Mapping[str, Axes] = {"autoawq-w4a16": {"weights": {**INT4, "method": "awq"}}}
+"""Rows that need one environment more, and are made only when they are named: .venv-autoawq (docs/quantize.md)."""
+
 NO_CHECKPOINT = ("bf16", "fp8-kv-one", "fp8-e5m2-kv")
 """The cache's format is a flag of the engine here, and nothing is made: the shipped model itself is served."""
 
@@ -48,7 +51,7 @@ def document(name: str) -> dict[str, Any]:
     """A row's recipe file, as TOML's tables."""
     return {
         "name": name, "workload": "agent", "hardware": "cpu", "context_tokens": 4096, "concurrency": 4,
-        "model": {"path": str(MODEL)}, **ROWS[name],
+        "model": {"path": str(MODEL)}, **{**ROWS, **OPTIONAL}[name],
     }  # fmt: skip
 
 

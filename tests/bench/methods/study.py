@@ -43,7 +43,7 @@ def calibration(
                 if source == "unrelated":
                     words = ("--calibration", str(write_unrelated(folder / "unrelated.jsonl", CANDIDATES, seed)))
                 out = folder / name.replace(" ", "-")
-                card = quantized(method, out, ledger, *words, "--seed", str(seed))
+                card = quantized(method, out, *words, "--seed", str(seed))
                 with vllm_servers({"study": out}, MAX_MODEL_LEN) as started:
                     run = folder / "study.run"
                     found = asyncio.run(mirrored(name, started["study"].url, reference, bodies(FULL), run))
