@@ -3,8 +3,9 @@
     {"messages": [...], "tools": [...]}     a chat as the API takes it; with a reply where the last message is one
     {"text": "..."}                         plain text, taken as it is
 
-They are kept as canonical JSON (sorted keys, no spaces), so that equal samples have equal bytes and a set's SHA-256 is
-that of its file.
+They are kept as JSON without spaces, in ASCII, so that equal samples have equal bytes and a set's SHA-256 is that of
+its file. Keys keep the order in which they were sent: templates write a tool's schema in that order, so it is the
+prompt's.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class SamplesError(ValueError):
 
 def canonical(sample: Mapping[str, Any]) -> bytes:
     """One line, without its end. Lone surrogates stay escaped, so that every string has bytes."""
-    return json.dumps(sample, sort_keys=True, separators=(",", ":")).encode()
+    return json.dumps(sample, separators=(",", ":")).encode()
 
 
 def read_samples(path: Path) -> list[bytes]:

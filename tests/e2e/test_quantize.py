@@ -58,7 +58,7 @@ def command(*words: object) -> list[str]:
 
 def calibration(folder: Path, count: int) -> tuple[Path, list[dict[str, Any]]]:
     """A file of requests with and without tools, and the requests."""
-    asked = list(requests(17, "train", count, ("tool_one", "tool_result", "chat", "needle_list")))
+    asked = list(requests(17, "train", count, ("tool_one", "tool_result", "chat", "arithmetic")))
     file = folder / "calibration.jsonl"
     file.write_bytes(
         b"".join(orjson.dumps({k: one[k] for k in ("messages", "tools") if one[k]}) + b"\n" for one in asked)
@@ -76,7 +76,7 @@ def run(*words: object) -> dict[str, Any]:
 def test_interrupted_while_it_quantizes_and_resumed(tmp_path: Path) -> None:
     file, asked = calibration(tmp_path, 8)
     recipe, out = write_recipe("gptq-w4a16", tmp_path), tmp_path / "out"
-    words = (recipe, "--out", out, "--calibration", file, "--samples", 8, "--max-tokens", 4_096)
+    words = (recipe, "--out", out, "--calibration", file, "--samples", 8, "--max-tokens", 2_048)
     process = subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stderr is not None
     for line in process.stderr:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from backends.checkpoints.worker.rendering import Unrenderable, messages_for_template, rendered
+from backends.checkpoints.worker.rendering import Unrenderable, messages_for_template, rendered, tools_for_template
+from backends.emulator.vocabulary import _shown
 
 
 class Template:
@@ -24,6 +25,7 @@ class Template:
         return f"{tools or ''}{written}{'<assistant>' if add_generation_prompt else ''}"
 
 
+TOOL = {"function": {"parameters": {"b": 1, "a": 2}, "name": "f", "x": 0, "strict": True}, "type": "function"}
 USER = {"role": "user", "content": "Hello there"}
 
 
@@ -34,8 +36,25 @@ def test_a_prompt_asks_for_a_reply_and_a_kept_reply_ends_it() -> None:
 
 
 def test_the_opening_is_the_first_users_words() -> None:
-    text, opening = rendered(Template(), {"messages": [{"role": "system", "content": "Be kind"}, USER], "tools": [1]})
+    text, opening = rendered(
+        Template(), {"messages": [{"role": "system", "content": "Be kind"}, USER], "tools": [TOOL]}
+    )
     assert text[opening:].startswith("Hello there")
+
+
+def test_a_tool_has_vllms_fields_in_its_order_and_its_own_schema_as_sent() -> None:
+    """One word of difference here, and what is calibrated on is not what the model is asked."""
+    (shown,) = tools_for_template([TOOL]) or []
+    assert list(shown) == ["type", "function"]
+    assert list(shown["function"].items()) == [
+        ("name", "f"), ("description", None), ("parameters", {"b": 1, "a": 2}), ("strict", True),
+    ]  # fmt: skip
+    assert list(shown["function"]["parameters"]) == ["b", "a"]
+    assert shown == _shown(TOOL)  # the emulator's, which is held against a real vLLM
+    assert tools_for_template([]) is None
+    for wrong in ("x", [1], [{"type": "function"}]):
+        with pytest.raises(Unrenderable):
+            tools_for_template(wrong)
 
 
 def test_text_is_taken_as_it_is() -> None:

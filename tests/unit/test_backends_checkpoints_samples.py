@@ -26,8 +26,10 @@ def test_both_forms_and_nothing_else_of_a_line(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_equal_samples_have_equal_bytes() -> None:
-    assert canonical({"b": 1, "a": "é\ud800"}) == canonical({"a": "é\ud800", "b": 1})
+def test_equal_samples_have_equal_bytes_and_the_order_of_keys_is_part_of_a_sample() -> None:
+    """Templates write a tool's schema in the order in which it was sent."""
+    assert canonical({"a": "é\ud800", "b": 1}) == b'{"a":"\\u00e9\\ud800","b":1}'
+    assert canonical(json.loads('{"b": 1, "a": 2}')) != canonical(json.loads('{"a": 2, "b": 1}'))
 
 
 def test_every_wrong_line_is_told_up_to_a_bound_and_none_of_its_words(tmp_path: Path) -> None:

@@ -21,6 +21,19 @@ def messages_for_template(messages: object) -> list[dict[str, Any]]:
     return [_message(one) for one in messages]
 
 
+def tools_for_template(tools: object) -> list[dict[str, Any]] | None:
+    """The tools as templates get to see them: known fields in a fixed order, null for what is not said.
+
+    Source:  vLLM 0.32, entrypoints/generate/base/protocol.py, FunctionDefinition.
+    Raises:  Unrenderable.
+    """
+    if not tools:
+        return None
+    if not isinstance(tools, list):
+        raise Unrenderable("tools is no list")
+    return [_tool(one) for one in tools]
+
+
 def rendered(tokenizer: Any, sample: Mapping[str, Any]) -> tuple[str, int]:
     """The whole text that the model reads for one sample, and where in it the first user's words begin.
 
@@ -37,7 +50,7 @@ def rendered(tokenizer: Any, sample: Mapping[str, Any]) -> tuple[str, int]:
     asks = messages[-1]["role"] != "assistant"
     try:
         text = tokenizer.apply_chat_template(
-            messages, tools=sample.get("tools") or None, tokenize=False, add_generation_prompt=asks
+            messages, tools=tools_for_template(sample.get("tools")), tokenize=False, add_generation_prompt=asks
         )
     except Exception as error:  # a template is a program of the model's maker
         raise Unrenderable(f"its chat template refuses it ({type(error).__name__})") from error
@@ -55,6 +68,15 @@ def _message(one: object) -> dict[str, Any]:
             raise Unrenderable("tool_calls is no list of calls")
         made["tool_calls"] = [_call(call) for call in calls]
     return made
+
+
+def _tool(one: object) -> dict[str, Any]:
+    function = one.get("function") if isinstance(one, dict) else None
+    if not isinstance(function, dict):
+        raise Unrenderable("a tool without a function")
+    said = {name: function.get(name) for name in ("name", "description", "parameters")}
+    said |= {name: function[name] for name in ("strict", "defer_loading") if function.get(name) is not None}
+    return {"type": "function", "function": said}
 
 
 def _content(content: object) -> str:

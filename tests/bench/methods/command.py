@@ -14,12 +14,13 @@ import asyncio
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tests.bench.methods import study
 from tests.bench.methods.mirrored import mirrored
@@ -106,7 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3, help="of the calibration study")
     given = parser.parse_args(arguments)
     told: dict[str, Any] = json.loads(PLACE.read_text(encoding="utf-8")) if PLACE.exists() else {}
-    told = {"command": COMMAND, "samples": SAMPLES, "max_tokens": MAX_TOKENS, "rows": {}, **told}
+    told = {"rows": {}, **told, "command": COMMAND, "samples": SAMPLES, "max_tokens": MAX_TOKENS}
+    signal.signal(signal.SIGTERM, _interrupted)  # so that the engines end with the bench
     studies = given.calibration_study or given.kv_study
     names = given.recipes or (() if studies else tuple(ROWS))
     with vllm_servers({"reference": MODEL}, MAX_MODEL_LEN) as started:
@@ -123,10 +125,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 told.setdefault("calibration_study", {})[name] = one
                 write(told)
         if given.kv_study:
+            if not (WORK / "methods" / "fp8-kv").exists():
+                told["rows"]["fp8-kv"] = row("fp8-kv", reference, FULL)
             for name, one in study.wrong_scales(reference, told.get("kv_study", {})):
                 told.setdefault("kv_study", {})[name] = one
                 write(told)
     return int(any(wrong(one) for one in told["rows"].values()))
+
+
+def _interrupted(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def wrong(one: dict[str, Any]) -> bool:
