@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import shutil
+import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,6 +83,7 @@ async def mirrored(
         "requests": len(bodies),
         "client_errors": errors,
         "scores": {score: mean(rows, score) for score in SCORES},
+        "errors": {score: error(rows, score) for score in SCORES},
         "counts": {score: len(values(rows, score)) for score in SCORES},
         "verdict": gate["verdict"],
         "suspect": gate["diagnosis"]["axis"],
@@ -108,6 +110,12 @@ def mean(rows: Sequence[Observation], score: str) -> float | None:
     """None where no row has a number."""
     found = values(rows, score)
     return sum(found) / len(found) if found else None
+
+
+def error(rows: Sequence[Observation], score: str) -> float | None:
+    """The standard error of the mean; None below two numbers."""
+    found = values(rows, score)
+    return statistics.stdev(found) / len(found) ** 0.5 if len(found) > 1 else None
 
 
 def _suspected(rows: Sequence[Observation]) -> dict[str, Any]:

@@ -6,11 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-SCORES = {
-    "logprob_kl": "KL, nats", "top1_disagreement": "top-1 agreement", "tool_call_mismatch": "calls that differ",
-    "copy_recall_loss": "copies lost", "needle_recall_loss": "needles lost",
-}  # fmt: skip
-
 
 def page(told: Mapping[str, Any]) -> str:
     """The page."""
@@ -25,12 +20,13 @@ def page(told: Mapping[str, Any]) -> str:
         "",
         "Verdicts are by the demo's limits (KL 0.15 nats, a fifth of the calls, 0.15 of the copies). With 192 requests "
         "few recipes can be proven good: inconclusive is the expected word. `suspect` is what the diagnosis would name "
-        "were the scores over their limits; `-` means that it names nothing.",
+        "were the scores over their limits; `-` means that it names nothing. KL is in thousandths of a nat, with its "
+        "standard error: a few requests carry most of it, so rows a standard error apart are not apart.",
         "",
-        "A model of 3.8 million parameters is more brittle than a large one, and a third of it are embeddings, which "
-        "stay at 16 bits: read the order of the rows, not their size.",
+        "A model of 3.8 million parameters is not a large one: read the order of the rows, not their size. Its "
+        "embeddings, a fifteenth of it, stay at 16 bits; the rotations untie them, which makes two.",
         "",
-        "| recipe | MB | bits a weight | s to make | KL, nats | top-1 | calls differ | copies lost | needles lost | "
+        "| recipe | MB | bits a weight | s to make | KL, mnats | top-1 | calls differ | copies lost | needles lost | "
         "verdict | suspect |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
         *(_row(name, one) for name, one in told["rows"].items()),
@@ -52,10 +48,16 @@ def _scores(one: Mapping[str, Any]) -> list[str]:
     found = one["scores"]
     agreement = found["top1_disagreement"]
     return [
-        _number(found["logprob_kl"], 4),
+        _with_error(found["logprob_kl"], one.get("errors", {}).get("logprob_kl")),
         "-" if agreement is None else f"{1 - agreement:.2%}",
         *(_number(found[name], 3) for name in ("tool_call_mismatch", "copy_recall_loss", "needle_recall_loss")),
     ]
+
+
+def _with_error(value: float | None, error: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{1e3 * value:.2f}" + ("" if error is None else f" ± {1e3 * error:.2f}")
 
 
 def _suspect(one: Mapping[str, Any]) -> str:
@@ -133,7 +135,7 @@ def _kv(found: Mapping[str, Any]) -> list[str]:
         "`--kv-study`: the checkpoint of `fp8-kv` with its calibrated scales times a factor, so that all damage lies "
         "in the cache. `gate` is what the gate itself named: it names nothing while no budget is over its limit.",
         "",
-        "| scales | KL, nats | top-1 | calls differ | copies lost | needles lost | verdict | gate | suspect |",
+        "| scales | KL, mnats | top-1 | calls differ | copies lost | needles lost | verdict | gate | suspect |",
         "|---|---|---|---|---|---|---|---|---|",
         *(
             f"| {name} | " + " | ".join([*_scores(one), one["verdict"], one["suspect"], _suspect(one)]) + " |"

@@ -19,8 +19,9 @@ from tests.e2e.engines import WORK, vllm_servers
 MAX_MODEL_LEN = 4096
 METHODS = ("gptq-w4a16", "awq-w4a16")
 CANDIDATES = 140  # what the ledger saw, and how many unrelated pieces there are
-SCALES = (1.0, 0.01, 100.0)
-"""*choice*: the calibrated scales times these. A hundredth clips what is stored, a hundredfold leaves it few steps."""
+SCALES = (1.0, 2.0, 100.0, 0.6, 0.3)
+"""*choice*: the calibrated scales times these. Twice leaves room above what calibration saw; a hundred times is near
+scale 1.0 on this model; six tenths clip the largest keys and values, three tenths so many that nothing works."""
 
 Quantized = Callable[..., dict[str, Any]]
 
@@ -45,7 +46,7 @@ def calibration(
                 out = folder / name.replace(" ", "-")
                 card = quantized(method, out, *words, "--seed", str(seed))
                 with vllm_servers({"study": out}, MAX_MODEL_LEN) as started:
-                    run = folder / "study.run"
+                    run = folder / f"{out.name}.run"
                     found = asyncio.run(mirrored(name, started["study"].url, reference, bodies(FULL), run))
                 found |= {"method": method, "source": source, "seed": seed, "tokens": card["calibration"]["tokens"]}
                 print(f"{name}: {json.dumps(found)}", flush=True)
@@ -61,7 +62,7 @@ def wrong_scales(reference: str, known: Mapping[str, Any]) -> Iterator[tuple[str
             continue
         out = scaled(folder / "fp8-kv", folder / f"fp8-kv-{name}", factor)
         with vllm_servers({"study": out}, MAX_MODEL_LEN, ("--kv-cache-dtype", "fp8_e4m3")) as started:
-            run = folder / "study.run"
+            run = folder / f"{out.name}.run"
             found = asyncio.run(mirrored(name, started["study"].url, reference, bodies(FULL), run))
         print(f"{name}: {json.dumps(found)}", flush=True)
         yield name, found
