@@ -93,6 +93,7 @@ $(VENV)/.dev: requirements-dev.lock | $(VENV)/bin/python
 	@echo "installing llama.cpp's server into .venv-llama (100 MB)"
 	$(PYTHON) -m venv .venv-llama
 	.venv-llama/bin/python $(PIP) install -q xllamacpp==$(XLLAMACPP_VERSION) gguf==$(GGUF_VERSION)
+	@touch $@
 
 # Peers of the relay's benchmark, each with its own pins.
 .venv-sglang-router/.ready: Makefile
@@ -108,4 +109,4 @@ $(VENV)/.dev: requirements-dev.lock | $(VENV)/bin/python
 	@touch $@
 
 clean: ## Remove environments and caches
-	rm -rf .venv .venv-vllm .venv-quantize .venv-llama .cache .e2e .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-vllm .venv-quantize .venv-llama .venv-sglang-router .venv-litellm .cache .e2e .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -29,6 +29,7 @@ from proxy.contract import command as contract_command
 from proxy.errors import ParityError, SettingsError
 from proxy.gate_client import command as gate_command
 from proxy.launch_command.command import launch as launch_command
+from proxy.quantize_command.command import quantize
 from proxy.recipe_command.command import recipe as recipe_commands
 from proxy.report.explain import explain
 from proxy.report.export import Format, export
@@ -208,6 +209,7 @@ cli.add_typer(contract_command.contract, name="contract")
 cli.command("gate", cls=gate_command.GateCommand)(gate_command.gate)
 cli.add_typer(recipe_commands)
 cli.command("launch")(launch_command)
+cli.command("quantize")(quantize)
 
 
 @cli.command("export")
