@@ -8,7 +8,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from backends.recipes import folders
 from backends.recipes.finding import Finding
@@ -202,7 +202,9 @@ def _shape(recipe: Recipe, held: Stored, shape: Shape) -> Iterator[Finding]:
 
 
 def _apart(first: Shape, second: Shape) -> str:
-    """What differs, name by name; "" for one shape."""
+    """What differs, name by name; "" for one shape. A rotation unties the embeddings: `first` may have done so."""
+    if second.tied and not first.tied:
+        second = replace(second, tied=False)
     names = [field.name for field in fields(Shape) if field.name != "name"]
     pairs = ((name, getattr(first, name), getattr(second, name)) for name in names)
     return ", ".join(f"{name} {one} and {other}" for name, one, other in pairs if one != other)

@@ -19,6 +19,9 @@ from backends.checkpoints.samples import read_samples, write_lines
 from backends.checkpoints.schemes import kv_arguments
 from backends.pinned.cache import DigestCache
 from backends.recipes.formats import SIXTEEN_BIT
+from backends.recipes.matching import match
+from backends.recipes.shapes import ShapeError, shape_of
+from backends.recipes.stored import StoredError, stored
 from proxy import __version__
 from proxy.quantize_command import gguf
 from proxy.quantize_command.asked import Asked, Refused, Source
@@ -151,9 +154,9 @@ def _finish(asked: Asked, place: Workplace, parent_digest: str) -> dict[str, Any
     folder, done = place.checkpoint, place.done
     found = done.get("checked", {})
     if asked.plan.tool != "llama.cpp":
-        _expect(asked, found)
         for file in companions(asked.parent.path):
             shutil.copyfile(file, folder / file.name)
+        _expect(asked, folder, found)
     for name in (*LEFT_OUT, cards.CARD, cards.PAGE, cards.CALIBRATION):
         (folder / name).unlink(missing_ok=True)
     calibrated = {key: value for key, value in done.get("calibrated", {}).items() if key != "seconds"}
@@ -177,12 +180,22 @@ def _finish(asked: Asked, place: Workplace, parent_digest: str) -> dict[str, Any
     return told
 
 
-def _expect(asked: Asked, found: Mapping[str, Any]) -> None:
-    """What the recipe asks for is in the checkpoint. Raises: Refused."""
+def _expect(asked: Asked, folder: Path, found: Mapping[str, Any]) -> None:
+    """What the recipe asks for is in the checkpoint, by its tensors and by its own config. Raises: Refused."""
     if asked.recipe.weights.format not in SIXTEEN_BIT and not found["scaled_matrices"]:
         raise Refused("nothing was quantized: does weights.ignored_layers leave every layer out?")
     if kv_arguments(asked.recipe.kv_cache) is not None and not found["kv_scales"]:
         raise Refused("the cache got no scales: llm-compressor does not know this model's attention")
+    try:
+        shape = shape_of(asked.parent.path)
+    except ShapeError:  # a mixture of experts, say: its layers are not known by name here
+        return
+    try:
+        told = [one.found for one in match(asked.recipe, stored(folder), shape) if one.level == "error"]
+    except StoredError as error:
+        told = [str(error)]
+    if told:
+        raise Refused(f"what was made is not what the recipe says: {'; '.join(told)}")
 
 
 def _sha256(file: Path) -> str:

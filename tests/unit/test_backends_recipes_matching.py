@@ -216,6 +216,14 @@ def test_an_untied_head_that_is_rounded(tmp_path: Path) -> None:
     assert any("what the recipe rounds: lm_head" in one.found for one in told)
 
 
+def test_a_checkpoint_may_untie_what_its_parent_ties_and_not_the_other_way_round(tmp_path: Path) -> None:
+    tied = folder(tmp_path / "tied", compressed(W4A16))
+    untied = folder(tmp_path / "untied", compressed(W4A16), tie_word_embeddings=False)
+    assert (shape_of(tied).tied, shape_of(untied).tied) == (True, False)
+    assert "model" not in [one.key for one in match(tiny(weights=INT4), stored(untied), shape_of(tied))]
+    assert "model" in [one.key for one in match(tiny(weights=INT4), stored(tied), shape_of(untied))]
+
+
 def test_patterns_mean_the_names_that_they_match(tmp_path: Path) -> None:
     names = ["lm_head", "model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj"]
     at = folder(tmp_path, compressed(W4A16, ignore=names))
