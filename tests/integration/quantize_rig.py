@@ -16,6 +16,7 @@ from typing import Any
 
 MODEL = Path(__file__).resolve().parents[2] / "backends" / "emulator" / "model"
 STOP = "STAND_IN_STOPS_AT"  # the step at which it waits to be ended
+BITS = "STAND_IN_BITS"  # of the weights that it says it made; 4 by default
 CALLS = "STAND_IN_CALLS"  # a file that has a line for each step done
 
 SCRIPT = """\
@@ -48,7 +49,14 @@ if not out.exists():
     aside = out.with_name(out.name + ".writing")
     aside.mkdir()
     model = pathlib.Path(job["model"])
-    (aside / "config.json").write_bytes((model / "config.json").read_bytes())
+    config = json.loads((model / "config.json").read_text())
+    bits = int(os.environ.get("STAND_IN_BITS", "4"))
+    scheme = {"num_bits": bits, "type": "int", "symmetric": True, "strategy": "group", "group_size": 128, "dynamic": False}
+    group = {"targets": ["Linear"], "weights": scheme, "input_activations": None, "output_activations": None}
+    config["quantization_config"] = {"quant_method": "compressed-tensors", "format": "pack-quantized",
+        "config_groups": {"group_0": group}, "ignore": ["lm_head"], "kv_cache_scheme": None,
+        "quantization_status": "compressed"}
+    (aside / "config.json").write_text(json.dumps(config))
     (aside / "recipe.yaml").write_text("x")
     (aside / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[: 1 << 20])
     aside.rename(out)

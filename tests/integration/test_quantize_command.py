@@ -14,7 +14,7 @@ import pytest
 
 from proxy.monitor.ledger import SqliteLedger
 from proxy.settings import LedgerSettings
-from tests.integration.quantize_rig import MODEL, command, done, recipe, samples, stand_in
+from tests.integration.quantize_rig import BITS, MODEL, command, done, recipe, samples, stand_in
 from tests.unit.monitor_samples import bodies, is_mismatch, row
 
 
@@ -59,6 +59,16 @@ def test_a_checkpoint_with_its_card_and_nothing_else_is_left(tmp_path: Path, wor
     assert card["seconds"] == 3.0
     assert card["size"]["weight_bytes_after"] == 1 << 20
     assert not (tmp_path / "out.partial").exists()
+
+
+def test_what_is_not_the_recipe_is_never_put_in_its_place(
+    tmp_path: Path, words: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(BITS, "8")
+    code, _, errors = done(tmp_path, *words)
+    assert code == 1
+    assert "what was made is not what the recipe says" in errors
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_card_tells_nothing_of_the_machine(tmp_path: Path, words: list[object]) -> None:
