@@ -51,7 +51,7 @@ if not out.exists():
     model = pathlib.Path(job["model"])
     config = json.loads((model / "config.json").read_text())
     bits = int(os.environ.get("STAND_IN_BITS", "4"))
-    scheme = {"num_bits": bits, "type": "int", "symmetric": True, "strategy": "group", "group_size": 128, "dynamic": False}
+    scheme = {"num_bits": bits, "type": "int", "symmetric": True, "strategy": "group", "group_size": 128}
     group = {"targets": ["Linear"], "weights": scheme, "input_activations": None, "output_activations": None}
     config["quantization_config"] = {"quant_method": "compressed-tensors", "format": "pack-quantized",
         "config_groups": {"group_0": group}, "ignore": ["lm_head"], "kv_cache_scheme": None,
