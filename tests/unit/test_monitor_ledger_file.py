@@ -13,6 +13,7 @@ import pytest
 
 from proxy.errors import LedgerError
 from proxy.monitor.ledger import SqliteLedger
+from proxy.monitor.ledger_file import SCHEMA_VERSION
 from proxy.monitor.ledger_reader import open_read_only
 from proxy.settings import LedgerSettings
 from tests.unit.monitor_samples import is_mismatch, row
@@ -51,7 +52,7 @@ def test_another_version(path: Path) -> None:
     with sqlite3.connect(path) as raw:
         raw.execute("PRAGMA user_version = 99")
     raw.close()
-    refused(path, "version 99", "version 1", "move the file away")
+    refused(path, "version 99", f"version {SCHEMA_VERSION}", "move the file away")
 
 
 def test_a_database_of_something_else(tmp_path: Path) -> None:
@@ -116,7 +117,7 @@ def test_a_failed_opening_leaves_it_free(path: Path) -> None:
     with pytest.raises(LedgerError, match="version"):
         opened(path)
     with raw:
-        raw.execute("PRAGMA user_version = 1")
+        raw.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     raw.close()
     opened(path).close()
 
