@@ -319,6 +319,15 @@ class Settings(Section):
     budgets: dict[str, BudgetSettings]
 
     @model_validator(mode="after")
+    def _verifying_needs_prompt_logprobs(self) -> Self:
+        if self.mirror.mode == "verify" and not self.reference.teacher_forcing:
+            raise ValueError(
+                'mirror: mode = "verify" asks the reference for prompt_logprobs; '
+                "set reference.teacher_forcing = true where its engine allows them"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_budget_is_critical(self) -> Self:
         if not any(budget.critical for budget in self.budgets.values()):
             raise ValueError(

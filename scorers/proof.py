@@ -23,7 +23,7 @@ import numpy as np
 
 from scorers.comparable import grid
 from scorers.decode import DecodeError, decode_verification
-from scorers.grid import ABSENT, TOKEN_ID_PREFIX
+from scorers.grid import ABSENT, TOKEN_ID_PREFIX, TokenGrid
 from scorers.records import Choice, DecodedReply, TokenLogprobs, ToolCall
 
 End: TypeAlias = Literal["stop", "length"]
@@ -89,9 +89,9 @@ def proof(body: bytes, prompt_tokens: int, hypothesis: Hypothesis, margin_nats: 
         tops, own = decode_verification(body, prompt_tokens, len(forced))
     except DecodeError:
         return Unproven.ENGINE
-    if own.token_ids is None or len(own.token_ids) != 1 or own.logprobs is None:
+    said = _by_id(own)
+    if said is None or own.token_ids is None or len(own.token_ids) != 1:
         return Unproven.ENGINE
-    said = grid(own, None)
     if len(said) != 1 or int(said.chosen[0]) != own.token_ids[0]:
         return Unproven.ENGINE
     last = {
@@ -117,19 +117,21 @@ def says_its_text(choice: Choice, raw: str, *, tools: bool) -> bool:
     """Whether the message is what any sound parser makes of the raw text, so that the tokens alone decide it.
 
     Parsers are the engine's and not the model's: one arm's may be wrong (metrology 2), and then equal tokens make
-    unequal messages. A plain text is its own message; where tools are offered it must hold nothing that a parser might
-    take for a call. Calls must be the raw text's, one by one, in the hermes form (`<tool_call>` around JSON).
+    unequal messages. A plain text is its own message: it must hold no mark of a reasoning parser, and where tools are
+    offered nothing that might be taken for a call. Calls must be the raw text's, one by one, in the hermes form
+    (`<tool_call>` around JSON).
     """
     if choice.reasoning or choice.refusal:
         return False
     if not choice.tool_calls:
-        return choice.text == raw and not (tools and _MAY_BE_READ & set(raw))
+        return choice.text == raw and is_plain(raw) and not (tools and _MAY_BE_READ & set(raw))
     before, calls = _hermes(raw)
     return calls == [_read(call) for call in choice.tool_calls] and None not in calls and before == choice.text.strip()
 
 
 def is_plain(text: str) -> bool:
-    """Whether tokenizing the text again gives no special token, as far as its spelling tells."""
+    """Whether nothing in the text is spelled as a special token: so that tokenizing it again gives none, and no parser
+    reads one."""
     return not _TAG.search(text)
 
 
@@ -141,15 +143,21 @@ def off_the_top(reply: DecodedReply) -> tuple[int, int]:
     """
     steps = off = 0
     for choice in reply.choices:
-        if choice.logprobs is None:
-            continue
-        lists = grid(choice, None)
-        if not len(lists):
+        lists = _by_id(choice)
+        if lists is None or not len(lists):
             continue
         chosen = np.where(lists.ids == lists.chosen[:, None], lists.logprobs, -np.inf).max(axis=1)
         steps += len(lists)
         off += int((chosen < lists.logprobs.max(axis=1)).sum())
     return steps, off
+
+
+def _by_id(choice: Choice) -> TokenGrid | None:
+    """The choice's lists; None where there are none, or not by token id."""
+    try:
+        return None if choice.logprobs is None else grid(choice, None)
+    except ValueError:
+        return None
 
 
 def _unproven_step(key: str, top: Mapping[str, float], margin_nats: float) -> Unproven | None:
