@@ -10,6 +10,7 @@ from tests.bench import (
     evidence_simulation,
     ledger_fold,
     recipe_verdicts,
+    reference_cost,
     relay_arms,
     rss_stalled_reference,
 )
@@ -24,6 +25,7 @@ BENCHES = (
     relay_arms.main,
     damage.main,
     recipe_verdicts.main,
+    reference_cost.main,
 )
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ async def test_one_that_accepts_all_would_be_noticed(tmp_path: Path, monkeypatch
     full = await played(tmp_path, "regenerate", WORN)
     monkeypatch.setattr(proxy.monitor.verify, "proof", gullible)
     less = await played(tmp_path, "verify", WORN)
-    assert {"text_mismatch", "tool_call_mismatch"} <= differing(full, less).keys()
+    assert "text_mismatch" in differing(full, less)
 
 
 @pytest.mark.asyncio
