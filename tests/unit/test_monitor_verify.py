@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from backends.base import Reply
+from backends.shape import ShadowCall
 from proxy.monitor.heard import Heard
 from proxy.monitor.mirror import Answer, Answers, Mirror
 from proxy.monitor.plan import Coins, Plan, plan
@@ -342,3 +343,17 @@ def test_what_a_generated_reply_teaches(right: bytes, replay: bytes | None, prom
 def test_a_request_with_a_penalty_of_its_own_teaches_nothing() -> None:
     bent = reply(said(logprobs=listed([*ids(SAYS), END], lead=-1.0)))
     assert lesson(bent, None, Verification(Unproven.REQUEST)) == Lesson(0)
+
+
+@pytest.mark.asyncio
+async def test_an_arm_that_refuses_an_optional_call_is_no_worse_for_it() -> None:
+    rig = Rig()
+    rig.reference.broken["/tokenize"] = refusal(404)
+    rig.reference.broken["/v1/completions"] = refusal(503)
+    health = rig.mirror.health["reference"]
+    answer = await rig.mirror.ask("reference", ShadowCall("/tokenize", b"{}"), {}, optional=True)
+    assert (answer.reply, answer.status, health.failures_in_a_row) == (None, 404, 0)
+    await rig.mirror.ask("reference", ShadowCall("/v1/completions", b"{}"), {}, optional=True)
+    assert health.failures_in_a_row == 1  # a 5xx is no refusal
+    await rig.mirror.ask("reference", ShadowCall("/tokenize", b"{}"), {})
+    assert health.failures_in_a_row == 2
