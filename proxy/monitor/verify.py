@@ -36,6 +36,7 @@ Ids: TypeAlias = tuple[int, ...]
 Offload: TypeAlias = Callable[..., Awaitable[Any]]
 
 TRUSTED_STEPS = 64  # *choice*: steps of the reference's own greedy replies that must all be the top of its lists first
+RUNNER_UP = 2  # entries of a list that nobody compares: the reply lists the whole prompt too, and is ten times as small
 
 _log = logging.getLogger(__name__)
 
@@ -157,11 +158,12 @@ class Verifier:
         return await self._scored(plan, spoken, prompt, Hypothesis(tokens, spoken.end))
 
     async def _scored(self, plan: Plan, spoken: _Spoken, prompt: Ids, hypothesis: Hypothesis) -> Verification:
+        compared = plan.replay is not None or bool(plan.request.body.get("logprobs"))
         call = shape_verification(
             prompt,
             hypothesis.forced,
             model=self._name(plan),
-            top_logprobs=self._top,
+            top_logprobs=self._top if compared else RUNNER_UP,
             stop_token_ids=plan.request.body.get("stop_token_ids"),
         )
         if call is None:

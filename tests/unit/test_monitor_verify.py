@@ -66,6 +66,7 @@ class Engine(ScriptedBackend):
         self.broken: dict[str, Callable[[dict[str, Any]], Reply]] = {}
         self.lead = 2.0
         self.paths: list[str] = []
+        self.asked: dict[str, Any] = {}  # the latest scoring call
 
     async def post(self, path: str, body: bytes, headers: Any, timeout_s: float) -> Reply:
         asked = orjson.loads(body)
@@ -77,6 +78,7 @@ class Engine(ScriptedBackend):
         if path == "/detokenize":
             return ok(orjson.dumps({"prompt": "".join(map(chr, asked["tokens"]))}))
         if path == "/v1/completions":
+            self.asked = asked
             return ok(self.scored(asked["prompt"][len(PROMPT) :]))
         return await super().post(path, body, headers, timeout_s)
 
@@ -153,6 +155,9 @@ async def test_what_the_reference_would_say_is_not_asked_for(replay: bool) -> No
     assert (reply.choices[0].text, reply.choices[0].finish_reason) == (SAYS, "stop")
     assert (reply.prompt_tokens, reply.completion_tokens) == (3, len(SAYS) + 1)
     assert CHAT not in rig.reference.paths
+    assert rig.reference.asked["prompt_logprobs"] == (
+        20 if replay else 2
+    )  # the lists are compared with a replay's only
     assert (answers.replay is not None) is replay
     heard = Heard(answers, tried=found)
     assert heard.how == "verified"
