@@ -17,6 +17,7 @@ import json
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -124,6 +125,7 @@ async def _ran(engines: Emulated, mode: str, replay_rate: float, requests: int) 
         "decode_tokens_per_pair": round(made, 2),
         "tokens": {count.purpose: {"prefill": count.prefill, "decode": count.decode} for count in cost.tokens},
         "budgets": {name: _evidence(rows, name, limit) for name, limit in LIMITS.items()},
+        "lost": _lost(rows),
         "verdict": gate["verdict"],
     }
     return Ran(figures, rows)
@@ -149,6 +151,12 @@ async def _settled(url: str, count: int) -> dict[str, Any]:
 
 def _numbers(row: LedgerRow) -> dict[str, float]:
     return {s.name: s.value for s in row.scores if s.arm == "candidate" and s.value is not None}
+
+
+def _lost(rows: Sequence[LedgerRow]) -> dict[str, int]:
+    """Rows by the reason for which they lack a score that they should have."""
+    reasons = ({s.reason.value for s in row.scores if s.reason is not None and s.reason.lost} for row in rows)
+    return dict(Counter(itertools.chain.from_iterable(reasons)))
 
 
 def _evidence(rows: Sequence[LedgerRow], name: str, limit: float) -> dict[str, float]:
