@@ -9,8 +9,12 @@ PIP := -m pip --disable-pip-version-check
 VLLM_VERSION := 0.32.0
 TORCH_VERSION := 2.13.0
 LLMCOMPRESSOR_VERSION := 0.14.0.1
+SGLANG_ROUTER_VERSION := 0.3.2
+LITELLM_VERSION := 1.108.7
+XLLAMACPP_VERSION := 2026.10.11549
+GGUF_VERSION := 0.19.0
 
-.PHONY: help demo quick test lint types layers e2e bench lock clean
+.PHONY: help demo quick test lint types layers e2e llama bench relay-bench bench-peers lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -37,8 +41,16 @@ layers: $(VENV)/.dev
 e2e: $(VENV)/.dev .venv-vllm/.ready .venv-quantize/.ready ## Against a real vLLM on the CPU, with a real quantized checkpoint
 	$(BIN)/python -m pytest tests/e2e -v --timeout=900
 
-bench: $(VENV)/.dev ## Measure; results go to docs/bench
+llama: $(VENV)/.dev .venv-llama/.ready ## Against a real llama.cpp server: half a minute to install, a minute to run
+	$(BIN)/python -m pytest tests/e2e/test_llama_cpp.py -v --timeout=300
+
+bench: $(VENV)/.dev bench-peers ## Measure; results go to docs/bench
 	$(BIN)/python -m tests.bench
+
+relay-bench: $(VENV)/.dev bench-peers ## The relay beside nginx, SGLang's router and LiteLLM, and with the mirror at work
+	$(BIN)/python -m tests.bench.relay
+
+bench-peers: .venv-sglang-router/.ready .venv-litellm/.ready
 
 lock: ## (needs uv) Compile the locks anew: pinned versions with hashes, no index address
 	uv pip compile pyproject.toml --extra demo --extra source --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements.lock -q
@@ -76,5 +88,25 @@ $(VENV)/.dev: requirements-dev.lock | $(VENV)/bin/python
 	.venv-quantize/bin/python $(PIP) install -q torch==$(TORCH_VERSION) llmcompressor==$(LLMCOMPRESSOR_VERSION)
 	@touch $@
 
+# llama.cpp's own HTTP server, compiled into a wheel; gguf writes its files.
+.venv-llama/.ready: Makefile
+	@echo "installing llama.cpp's server into .venv-llama (100 MB)"
+	$(PYTHON) -m venv .venv-llama
+	.venv-llama/bin/python $(PIP) install -q xllamacpp==$(XLLAMACPP_VERSION) gguf==$(GGUF_VERSION)
+	@touch $@
+
+# Peers of the relay's benchmark, each with its own pins.
+.venv-sglang-router/.ready: Makefile
+	@echo "installing SGLang's router into .venv-sglang-router"
+	$(PYTHON) -m venv .venv-sglang-router
+	.venv-sglang-router/bin/python $(PIP) install -q sglang-router==$(SGLANG_ROUTER_VERSION)
+	@touch $@
+
+.venv-litellm/.ready: Makefile
+	@echo "installing LiteLLM's proxy into .venv-litellm"
+	$(PYTHON) -m venv .venv-litellm
+	.venv-litellm/bin/python $(PIP) install -q "litellm[proxy]==$(LITELLM_VERSION)"
+	@touch $@
+
 clean: ## Remove environments and caches
-	rm -rf .venv .venv-vllm .venv-quantize .cache .e2e .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-vllm .venv-quantize .venv-llama .venv-sglang-router .venv-litellm .cache .e2e .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -7,18 +7,22 @@ evidence gathered before says nothing about the new one; this module notices. Pa
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import orjson
 
 from backends.base import Backend, BackendUnavailable, Reply
+from backends.conversation import conversation_tokens
 from backends.weights import WeightFiles
 
 OBSERVE_TIMEOUT_S = 10.0  # *choice*: per call; an idle engine answers all four in milliseconds
 
 # A statement by the server that it has no such thing. Any other failure says nothing about what the server is.
 ABSENT = frozenset({400, 401, 403, 404, 405, 422, 501})
+
+_JSON = {"content-type": "application/json"}
 
 # Digits, spaces, case, accents and another script: where tokenizers and templates differ first.
 PROBE_MESSAGES = (
@@ -70,21 +74,41 @@ async def observe(
     card = _card(await _get(backend, "/v1/models", timeout_s), model)
     name = _text(card.get("id"))
     asked = name or model or ""
-    tokens = await _post(backend, "/tokenize", {"model": asked, "messages": PROBE_MESSAGES}, timeout_s)
+
+    async def ask(path: str, body: Mapping[str, Any]) -> Reply:
+        reply = await backend.post(path, orjson.dumps(body), _JSON, timeout_s)
+        _object(backend, path, reply)  # what says nothing of the engine is no answer
+        return reply
+
+    tokens, _ = await conversation_tokens(ask, asked, PROBE_MESSAGES)
     seen: dict[str, Any] = {}
     if ask_for_token:
         question = {"model": asked, "prompt": "parity", "max_tokens": 1, "temperature": 0}
         seen = await _post(backend, "/v1/completions", question, timeout_s)
-    length = card.get("max_model_len")
+    length = context_length(card)
     return Contract(
         engine_version=_text(version.get("version")),
         model=name,
-        max_model_len=length if isinstance(length, int) else None,
-        root=_digest(card.get("root")),
-        template=_digest(tokens.get("tokens")),
+        max_model_len=length,
+        root=_digest(card.get("root") or _sizes(card)),
+        template=_digest(tokens or None),
         weights=await weights.look(card.get("root")) if weights is not None else None,
         system_fingerprint=_text(seen.get("system_fingerprint")),
     )
+
+
+def context_length(card: Mapping[str, Any]) -> int | None:
+    """The context length by a model's entry in /v1/models: vLLM, SGLang, or one slot of llama.cpp. Units: tokens."""
+    meta = card.get("meta")
+    length = card.get("max_model_len", meta.get("n_ctx") if isinstance(meta, dict) else None)
+    return length if type(length) is int else None
+
+
+def _sizes(card: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What llama.cpp says of its file instead of where it is: another quantization has another size."""
+    meta = card.get("meta")
+    named = ("n_params", "size", "ftype", "n_vocab")
+    return {name: meta[name] for name in named if name in meta} or None if isinstance(meta, dict) else None
 
 
 async def _get(backend: Backend, path: str, timeout_s: float) -> dict[str, Any]:
@@ -92,8 +116,7 @@ async def _get(backend: Backend, path: str, timeout_s: float) -> dict[str, Any]:
 
 
 async def _post(backend: Backend, path: str, body: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-    headers = {"content-type": "application/json"}
-    return _object(backend, path, await backend.post(path, orjson.dumps(body), headers, timeout_s))
+    return _object(backend, path, await backend.post(path, orjson.dumps(body), _JSON, timeout_s))
 
 
 def _object(backend: Backend, path: str, reply: Reply) -> dict[str, Any]:

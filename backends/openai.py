@@ -1,6 +1,8 @@
-"""The shadow-side client of one arm: whole replies over httpx, bounded in time, bytes and connections.
+"""The shadow-side client of one arm: whole replies over aiohttp, bounded in time, bytes and connections.
 
-Nothing here retries: a shadow call that failed is counted by whoever asked. httpx's errors become ours at one seam.
+Replies with logprobs are hundreds of kilobytes: aiohttp's parser reads one in a third of the CPU that httpx takes
+(`python -m tests.bench.monitor_cost`). Its errors become ours at one seam. No POST is ever sent twice; a GET may be, if
+a kept connection turns out to be closed.
 """
 
 from __future__ import annotations
@@ -10,15 +12,12 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-import httpx
+import aiohttp
 
 from backends.base import BackendProtocolError, BackendTimeout, BackendUnavailable, Reply
 
 USER_AGENT = "parity-shadow"  # so that an engine's log, or a test, can tell shadow calls from clients'
 KEEPALIVE_EXPIRY_S = 4.0  # below uvicorn's 5 s (contracts.md, failure 3): the engine never closes first
-
-# httpcore reports "the peer hung up" and "that is not HTTP" by the same class; only these words tell them apart.
-_HUNG_UP = ("server disconnected", "peer closed connection", "connection closed")
 
 
 class OpenAIBackend:
@@ -42,17 +41,10 @@ class OpenAIBackend:
         self._url = url.rstrip("/")
         self._max_reply_bytes = max_reply_bytes
         self._authorization = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
-        self._client = httpx.AsyncClient(
-            timeout=httpx.Timeout(None, connect=connect_timeout_s),
-            limits=httpx.Limits(
-                max_connections=max_connections,
-                max_keepalive_connections=max_connections,
-                keepalive_expiry=KEEPALIVE_EXPIRY_S,
-            ),
-            headers={"user-agent": USER_AGENT, "accept-encoding": "identity"},
-            follow_redirects=False,
-            trust_env=False,
-        )
+        self._connect_timeout_s = connect_timeout_s
+        self._max_connections = max_connections
+        self._session: aiohttp.ClientSession | None = None  # made by the first call: it belongs to a running loop
+        self._closed = False
 
     async def post(self, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> Reply:
         """The whole reply to one POST; our key wins over any `authorization` in the headers.
@@ -68,43 +60,52 @@ class OpenAIBackend:
 
     async def aclose(self) -> None:
         """Connections closed; calls from now on raise BackendUnavailable."""
-        await self._client.aclose()
+        self._closed = True
+        if self._session is not None:
+            await self._session.close()
 
     async def _call(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], timeout_s: float
     ) -> Reply:
-        if self._client.is_closed:
+        if self._closed:
             raise BackendUnavailable(f"{self.name}: this backend was closed")
         started = time.perf_counter()
-        async with self._translated(timeout_s):
-            pairs = [
-                (name.encode("latin-1", "replace"), value.encode("latin-1", "replace"))
-                for name, value in headers.items()
-            ]
-            request = self._client.build_request(method, self._url + path, content=body, headers=pairs)
-            response = await self._client.send(request, stream=True)
-            try:
-                content = await self._bounded(response)
-            finally:
-                await response.aclose()
+        pairs = [(name, _as_utf8(value)) for name, value in headers.items()]
+        async with (
+            self._translated(timeout_s),
+            self._ready().request(method, self._url + path, data=body, headers=pairs, allow_redirects=False) as reply,
+        ):
+            content = await self._bounded(reply)
         return Reply(
-            status=response.status_code,
-            content_type=response.headers.get("content-type", ""),
+            status=reply.status,
+            content_type=reply.headers.get("content-type", ""),
             body=content,
             duration_s=time.perf_counter() - started,
         )
 
-    async def _bounded(self, response: httpx.Response) -> bytes:
-        coding = response.headers.get("content-encoding", "identity").lower()
+    def _ready(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._max_connections, keepalive_timeout=KEEPALIVE_EXPIRY_S),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
+                headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
+                skip_auto_headers=("Content-Type",),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                trust_env=False,
+            )
+        return self._session
+
+    async def _bounded(self, reply: aiohttp.ClientResponse) -> bytes:
+        coding = reply.headers.get("content-encoding", "identity").lower()
         if coding != "identity":
             raise BackendProtocolError(
                 f'{self.name}: answered in content coding "{coding[:32]}" that was not asked for'
             )
-        declared = response.headers.get("content-length", "")
-        if declared.isascii() and declared.isdigit() and int(declared[:20]) > self._max_reply_bytes:
+        if reply.content_length is not None and reply.content_length > self._max_reply_bytes:
             raise self._too_large()
         content = bytearray()
-        async for chunk in response.aiter_raw():
+        async for chunk in reply.content.iter_any():
             if len(content) + len(chunk) > self._max_reply_bytes:
                 raise self._too_large()
             content += chunk
@@ -115,22 +116,34 @@ class OpenAIBackend:
 
     @asynccontextmanager
     async def _translated(self, timeout_s: float) -> AsyncIterator[None]:
-        """The one seam where httpx's errors and the total time-out become ours."""
+        """The one seam where aiohttp's errors and the total time-out become ours."""
         try:
             async with asyncio.timeout(timeout_s):
                 yield
+        except aiohttp.ConnectionTimeoutError as error:  # first: it is a TimeoutError too
+            raise BackendUnavailable(f"{self.name}: cannot connect to {self._url}: {_line(error)}") from error
         except TimeoutError as error:
             raise BackendTimeout(f"{self.name}: no whole reply within {timeout_s:g} s") from error
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        except aiohttp.ClientConnectorError as error:
             raise BackendUnavailable(f"{self.name}: cannot connect to {self._url}: {_line(error)}") from error
-        except httpx.NetworkError as error:
+        except aiohttp.ServerDisconnectedError as error:
+            raise BackendUnavailable(f"{self.name}: hung up before the reply was whole") from error
+        except aiohttp.ClientPayloadError as error:
+            raise BackendUnavailable(f"{self.name}: the reply was cut short: {_line(error)}") from error
+        except aiohttp.ClientOSError as error:
             raise BackendUnavailable(f"{self.name}: the connection broke: {_line(error)}") from error
-        except httpx.RemoteProtocolError as error:
-            if any(words in str(error).lower() for words in _HUNG_UP):
-                raise BackendUnavailable(f"{self.name}: hung up before the reply was whole") from error
+        except aiohttp.ClientResponseError as error:
             raise BackendProtocolError(f"{self.name}: not HTTP: {_line(error)}") from error
-        except httpx.HTTPError as error:
+        except (aiohttp.ClientError, ValueError) as error:  # ValueError: a header or an address that cannot be sent
             raise BackendProtocolError(f"{self.name}: {_line(error)}") from error
+
+
+def _as_utf8(value: str) -> str:
+    """A header's value whose bytes, as UTF-8, are those that the client sent, where those were UTF-8."""
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeError:
+        return value
 
 
 def _line(error: Exception) -> str:

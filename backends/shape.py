@@ -13,7 +13,7 @@ Field names: OpenAI's API reference, and vLLM 0.32 `entrypoints/openai/*/protoco
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,8 +160,11 @@ def shape_replay(
     greedy: bool,
     seed: int | None,
     max_tokens_cap: int | None,
+    leave_out: Collection[str] = (),
 ) -> ShadowCall | Refusal:
     """The client's request once more: whole, with top-k logprobs and token ids, greedy if asked.
+
+    `leave_out` are fields that the engine refuses, or that would make the two arms answer in different words.
 
     Greedy sets temperature 0, which makes top_p, top_k and min_p irrelevant; penalties and logit_bias are part of
     the request and stay. `n` stays when the request itself is at temperature 0 (the served choices are matched one
@@ -173,12 +176,14 @@ def shape_replay(
     shaped = {key: value for key, value in body.items() if key not in _DROPPED}
     if model is not None:
         shaped["model"] = model
-    _ask_for_logprobs(shaped, kind, top_logprobs)
+    _ask_for_logprobs(shaped, kind, top_logprobs, leave_out)
     if greedy:
         if not is_greedy(body):
             shaped.pop("n", None)
         shaped["temperature"] = 0
-    if seed is not None:
+    if "seed" in leave_out:
+        shaped.pop("seed", None)
+    elif seed is not None:
         shaped["seed"] = seed
     if max_tokens_cap is not None:
         _cap_tokens(shaped, kind, max_tokens_cap)
@@ -208,7 +213,13 @@ def shape_teacher_forced(
 
 
 def shape_needle(
-    body: Mapping[str, Any], path: str, *, model: str | None, top_logprobs: int, seed: int
+    body: Mapping[str, Any],
+    path: str,
+    *,
+    model: str | None,
+    top_logprobs: int,
+    seed: int,
+    leave_out: Collection[str] = (),
 ) -> NeedleCall | Refusal:
     """A copy of a chat prompt with a fact planted at a seeded depth and a question for it as the last user turn.
 
@@ -229,7 +240,7 @@ def shape_needle(
     if model is not None:
         shaped["model"] = model
     shaped |= {"messages": messages, "max_tokens": NEEDLE_MAX_TOKENS, "temperature": 0}
-    _ask_for_logprobs(shaped, "chat", top_logprobs)
+    _ask_for_logprobs(shaped, "chat", top_logprobs, leave_out)
     call = _call(CHAT_PATH, shaped)
     return call if isinstance(call, Refusal) else NeedleCall(call, fact.needle, fact.answer, depth)
 
@@ -248,14 +259,16 @@ def shadow_headers(captured: Iterable[tuple[bytes, bytes]], allowed: Iterable[st
     return headers
 
 
-def _ask_for_logprobs(shaped: dict[str, Any], kind: Kind, top_logprobs: int) -> None:
+def _ask_for_logprobs(shaped: dict[str, Any], kind: Kind, top_logprobs: int, leave_out: Collection[str]) -> None:
     if kind == "chat":
-        shaped["logprobs"] = True
-        shaped["top_logprobs"] = top_logprobs
+        shaped |= {"logprobs": True, "top_logprobs": top_logprobs}
     else:
         shaped["logprobs"] = top_logprobs
-    shaped["return_token_ids"] = True
-    shaped["return_tokens_as_token_ids"] = True
+    shaped |= {"return_token_ids": True, "return_tokens_as_token_ids": True}
+    for field in leave_out:
+        shaped.pop(field, None)
+    if "logprobs" in leave_out:
+        shaped.pop("top_logprobs", None)
 
 
 def _cap_tokens(shaped: dict[str, Any], kind: Kind, cap: int) -> None:

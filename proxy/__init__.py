@@ -6,6 +6,8 @@
     contract/         `parity contract`: pins what the arms are into a file, and says later what changed
     gate_client/      `parity gate`: asks a running monitor for its verdict, and exits with it
     recipe_command/   `parity recipe`: what to quantize, what is wrong with it, what it could buy; on files alone
+    launch_command/   `parity launch`: the vLLM command of each arm, printed, or run and watched
+    quantize_command/ `parity quantize`: from a recipe to a checkpoint with its card
     report/           what a ledger or a settings file tells without a running monitor: verdict, explain, export, plan
     supervisor/       `parity serve`: starts and restarts the relay workers and the monitor
 

@@ -25,6 +25,7 @@ from proxy import __version__
 from proxy.errors import ParityError, SettingsError
 from proxy.feed import UnixFeedReceiver, UnixFeedSender, max_frame_bytes
 from proxy.metrics import RelayCounters
+from proxy.monitor.capability_watch import CapabilityWatch
 from proxy.monitor.control import create_control_app, serve_control
 from proxy.monitor.evaluate import mismatch_rule
 from proxy.monitor.exposition import ParityMetrics
@@ -34,6 +35,7 @@ from proxy.monitor.pipeline import Monitor
 from proxy.monitor.redact import redactor
 from proxy.relay import serve_relay
 from proxy.report import knobs, plan
+from proxy.report.engines import Probed, probe
 from proxy.settings import Settings, UpstreamSettings
 from proxy.settings_file import Loaded
 from proxy.supervisor import Child, Policy, reserve_port, supervise
@@ -147,6 +149,24 @@ def plan_of(loaded: Loaded, requests_per_s: float | None) -> plan.Plan:
     return plan.of(settings, budgets_of(settings), rules_of(settings), requests_per_s)
 
 
+def probed(loaded: Loaded) -> Probed:
+    """What both engines can do, asked now. It takes as long as a dozen tiny requests, or their time-outs."""
+    return uvloop.run(_probed(loaded))
+
+
+async def _probed(loaded: Loaded) -> Probed:
+    settings = loaded.settings
+    async with AsyncExitStack() as stack:
+        arms = {
+            "candidate": _backend("candidate", settings.candidate, loaded.secrets.candidate_api_key, settings),
+            "reference": _backend("reference", settings.reference, loaded.secrets.reference_api_key, settings),
+        }
+        for arm in arms.values():
+            stack.push_async_callback(arm.aclose)
+        models = {"candidate": settings.candidate.model, "reference": settings.reference.model}
+        return await probe(arms, models, settings.budgets, settings.mirror.top_logprobs)
+
+
 def hints(loaded: Loaded) -> list[str]:
     """What is allowed and probably not meant, one sentence each."""
     settings = loaded.settings
@@ -247,6 +267,7 @@ async def _monitor(loaded: Loaded, port: int | None, shutdown: asyncio.Event, ho
             metrics=metrics,
             salt=secrets.sampling_salt,
             pinned=pinned_of(settings),
+            capabilities=CapabilityWatch(settings.mirror.top_logprobs),
             holds=holds,
         )
         feed = UnixFeedReceiver(

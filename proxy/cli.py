@@ -28,6 +28,8 @@ from proxy import __version__
 from proxy.contract import command as contract_command
 from proxy.errors import ParityError, SettingsError
 from proxy.gate_client import command as gate_command
+from proxy.launch_command.command import launch as launch_command
+from proxy.quantize_command.command import quantize
 from proxy.recipe_command.command import recipe as recipe_commands
 from proxy.report.explain import explain
 from proxy.report.export import Format, export
@@ -128,9 +130,13 @@ def check_config(
         typer.Option(help="Clients' requests per second, for the times. Default: what the ledger saw.", min=0.001),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    ask: Annotated[
+        bool, typer.Option("--probe", help="Ask both engines what they can do; 1 when a budget can never be scored.")
+    ] = False,
 ) -> None:
     """Print what a settings file means and what each budget needs to pass, or every mistake in it with its fix."""
     from proxy import app
+    from proxy.report.engines import print_probed
 
     loaded = _load(config, "warning")
     missing = app.missing_files(loaded)
@@ -140,10 +146,13 @@ def check_config(
         raise typer.Exit(2)
     with _told_plainly():
         plan = app.plan_of(loaded, traffic)
+    probed = app.probed(loaded) if ask else None
+    wrong = typer.Exit(1 if probed is not None and probed.impossible else 0)
     if as_json:
         settings = loaded.settings.model_dump(mode="json")
-        out.print_json(orjson.dumps({"settings": settings, "plan": plan.as_dict()}).decode())
-        return
+        asked = {} if probed is None else {"probe": probed.as_dict()}
+        out.print_json(orjson.dumps({"settings": settings, "plan": plan.as_dict(), **asked}).decode())
+        raise wrong
     for name, section in loaded.settings:
         if name != "budgets" and section is not None:
             table = Table(
@@ -156,6 +165,9 @@ def check_config(
     out.print(Text(f"traffic: {plan.source}", style="dim"), soft_wrap=True)
     for hint in app.hints(loaded):
         out.print(Text.assemble(("note: ", "bold yellow"), hint), soft_wrap=True)
+    if probed is not None:
+        print_probed(out, probed)
+    raise wrong
 
 
 @cli.command("init-config")
@@ -196,6 +208,8 @@ def verdict(
 cli.add_typer(contract_command.contract, name="contract")
 cli.command("gate", cls=gate_command.GateCommand)(gate_command.gate)
 cli.add_typer(recipe_commands)
+cli.command("launch")(launch_command)
+cli.command("quantize")(quantize)
 
 
 @cli.command("export")

@@ -5,7 +5,8 @@ ParityError
 ├── FeedError            the transport between relay and monitor: a frame that cannot be read
 ├── LedgerError          the durable record cannot be read or written
 ├── RolloutError         an operator's act that the staged rollout does not allow now
-└── SupervisorError      a child process that will not stay up
+├── SupervisorError      a child process that will not stay up
+└── LaunchError          an engine that cannot be started, or ended by itself
 """
 
 from __future__ import annotations
@@ -37,3 +38,7 @@ class RolloutError(ParityError):
 
 class SupervisorError(ParityError):
     """A child process of `parity serve` could not be kept up."""
+
+
+class LaunchError(ParityError):
+    """An engine of `parity launch` cannot be started as asked, or ended before it was told to."""

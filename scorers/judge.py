@@ -25,7 +25,7 @@ from scorers.diagnose import FIXES, diagnose
 from scorers.evidence import BudgetEvidence, LaneSums, Thresholds, lane_count, ordered
 from scorers.pattern import PatternTally
 from scorers.records import Observation, Reason, Stratum
-from scorers.ruling import amount, remarks, rule
+from scorers.ruling import amount, remarks, rule, with_lack
 from scorers.verdict import AXES, BudgetVerdict, Diagnosis, LaneVerdict, State, Verdict, VerdictContext
 
 __all__ = [
@@ -131,7 +131,8 @@ class EvidenceState:
     def verdict(self, context: VerdictContext | None = None) -> Verdict:
         """The verdict as the evidence stands; looking changes nothing and costs no validity."""
         about = VerdictContext() if context is None else context
-        found = {evidence.budget.name: rule(evidence, self.rules) for evidence in self._evidence}
+        ruled = {evidence.budget.name: rule(evidence, self.rules) for evidence in self._evidence}
+        found = {name: with_lack(budget, about.lacks.get(name)) for name, budget in ruled.items()}
         coverage = self.coverage
         over = [name for name, budget in found.items() if self._is_over(budget)]
         state, reasons = self._decide(found, coverage, about)
@@ -157,6 +158,10 @@ class EvidenceState:
         """The recipe's state and its reasons, the deciding one first."""
         ranked = sorted(found.values(), key=lambda budget: not budget.critical)
         notes = [note for name, budget in found.items() for note in remarks(self._named[name], budget)]
+        optional = [name for name, budget in found.items() if not self._named[name].required]
+        notes += [
+            f"{name}: {lack}" for name, lack in about.lacks.items() if name in optional and lack in found[name].reasons
+        ]
         if self.reset_position is not None:
             notes.append(f"evidence begins after position {self.reset_position}: an operator reset it")
         failed = [budget for budget in ranked if budget.critical and budget.state == "fail"]

@@ -23,6 +23,7 @@ from scorers.comparable import asks_tokens, by_id, grid, prompts_differ, says_an
 from scorers.divergence import Steps, compare, joined_steps
 from scorers.grid import Ids, KeyCodes, TokenGrid, forced_grid
 from scorers.records import (
+    LENGTH_BUCKETS,
     DecodedRequest,
     Json,
     Pair,
@@ -31,7 +32,6 @@ from scorers.records import (
     Scored,
     ScoreSpec,
     Unscored,
-    length_bucket,
 )
 
 KL, KL_MAX, TV, TOP1 = "logprob_kl", "logprob_kl_max", "logprob_tv", "top1_disagreement"
@@ -48,6 +48,7 @@ SPECS: tuple[ScoreSpec, ...] = (
     ScoreSpec(DOUBT, "ratio", True, "mean over the aligned prefix of the reference's 1 - sum p^2: how open it was"),
     ScoreSpec(TEACHER, "nats", False, "mean D_S(candidate||reference) on the candidate's own tokens, one prefill"),
 )
+_UPPER_BOUNDS = np.array([upper for _, upper in LENGTH_BUCKETS])
 _PREFIX_NAMES = (KL, KL_MAX, TV, TOP1, TAIL, DOUBT)
 
 
@@ -133,13 +134,11 @@ def _by_position(steps: Steps, counts: Sequence[int], prompt_tokens: int | None)
     if prompt_tokens is None:
         return {}
     positions = prompt_tokens + np.concatenate([np.arange(count) for count in counts])
-    first, last = length_bucket(int(positions.min())), length_bucket(int(positions.max()))
-    if first == last:
-        return {first: {"steps": len(positions), "mean_nats": float(steps.kl.mean())}}
-    names = np.array([length_bucket(int(position)) for position in positions])
+    bucket = np.searchsorted(_UPPER_BOUNDS, positions, side="right")
+    counted, summed = np.bincount(bucket), np.bincount(bucket, weights=steps.kl)
     return {
-        name: {"steps": int((names == name).sum()), "mean_nats": float(steps.kl[names == name].mean())}
-        for name in dict.fromkeys(names.tolist())
+        LENGTH_BUCKETS[n][0]: {"steps": int(counted[n]), "mean_nats": float(summed[n] / counted[n])}
+        for n in dict.fromkeys(bucket.tolist())
     }
 
 

@@ -55,6 +55,7 @@ class Reason(StrEnum):
     LEFT_EMPTY = "left_empty"  # where the reference answered
     NO_USAGE = "no_usage"
     NO_LOGPROBS = "no_logprobs"
+    ENGINE_LACKS = "engine_lacks"  # an arm was found unable to give what the score needs
     TOKENS_DIFFER = "tokens_differ"
     SCORER_ERROR = "scorer_error"
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from scorers.betting import Mixture
 from scorers.budgets import DISCIPLINE_MULTIPLE, EXCEEDANCE_LIMIT, WHOLE, Budget, GateRules
@@ -39,6 +40,13 @@ def rule(evidence: BudgetEvidence, rules: GateRules) -> BudgetVerdict:
         strata=parts if budget.strata else {},
         over=_over(evidence, parts, rules) if budget.strata else (),
     )
+
+
+def with_lack(found: BudgetVerdict, lack: str | None) -> BudgetVerdict:
+    """The verdict on a budget that no pair can give a number, while it is undecided: why, before all else."""
+    if not lack or found.state != "inconclusive":
+        return found
+    return replace(found, lane=replace(found.lane, reasons=(lack, *found.lane.reasons)))
 
 
 def _over(evidence: BudgetEvidence, parts: Mapping[str, LaneVerdict], rules: GateRules) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ Source:  WHATWG HTML, "server-sent events" (framing); vLLM 0.32 and the openai S
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -33,6 +34,13 @@ from scorers.wire import (
 
 _BOM = b"\xef\xbb\xbf"
 _DONE = b"[DONE]"
+_PLAIN = re.compile(rb'[^"\\\x00-\x1f]*')  # inside a JSON string, what stands for itself
+_TEXT_EVENT = re.compile(rb'(.*?"content": ?")([^"\\]*)(".*)', re.DOTALL)
+_MORE_THAN_TEXT = frozenset(
+    {"usage", "prompt_token_ids", "finish_reason", "token_ids", "logprobs", "refusal", "reasoning", "reasoning_content",
+     "tool_calls", "function_call", "error"}
+)  # fmt: skip
+_MAX_GUESSES = 8  # choice: the first event names the role, and escaped text may come before plain one
 _MAX_CALLS = 1024  # choice: an index beyond is garbage, not a call
 
 
@@ -83,6 +91,8 @@ def event_data(body: bytes) -> Iterator[bytes]:
 
 
 def _data_of(event: bytes) -> bytes:
+    if event.startswith(b"data: ") and b"\n" not in event:  # nearly every event is one such line
+        return event[6:]
     lines = (line for line in event.split(b"\n") if line.startswith(b"data:"))
     return b"\n".join(line[5:].removeprefix(b" ") for line in lines)
 
@@ -94,11 +104,19 @@ def decode_stream(kind: Literal["chat", "completion"], body: bytes) -> DecodedRe
     """
     reply = _Reply()
     done = False
+    usual: _Usual | None = None
+    guesses = _MAX_GUESSES if kind == "chat" else 0
     for data in event_data(body):
+        if usual is not None and usual.add(data):
+            continue
         if data.strip() == _DONE:
             done = True
             break
-        _add_chunk(reply, kind, _chunk(data))
+        chunk = _chunk(data)
+        _add_chunk(reply, kind, chunk)
+        if guesses:
+            guesses -= 1
+            usual = _usual(reply, data, chunk) or usual
     if not done:
         raise DecodeError(DecodeReason.TRUNCATED, "no [DONE]")
     if not reply.choices:
@@ -113,6 +131,55 @@ def decode_stream(kind: Literal["chat", "completion"], body: bytes) -> DecodedRe
         completion_tokens=reply.completion_tokens,
         prompt_token_ids=reply.prompt_ids,
     )
+
+
+class _Usual:
+    """An event that adds text to one choice and nothing else. Those that differ in the text alone need no JSON."""
+
+    __slots__ = ("_after", "_before", "_fingerprint", "_model", "_reply", "_text")
+
+    def __init__(
+        self, reply: _Reply, before: bytes, after: bytes, text: list[str], model: str, fingerprint: str | None
+    ) -> None:
+        self._reply = reply
+        self._before = before
+        self._after = after
+        self._text = text
+        self._model = model
+        self._fingerprint = fingerprint
+
+    def add(self, data: bytes) -> bool:
+        """Whether it is such an event, whose text is then added. Escaped text is left to the parser."""
+        if not data.startswith(self._before) or not data.endswith(self._after):
+            return False
+        text = _PLAIN.fullmatch(data, len(self._before), len(data) - len(self._after))
+        if text is None:
+            return False
+        try:
+            self._text.append(text[0].decode())
+        except UnicodeDecodeError:
+            return False
+        self._reply.model = self._model or self._reply.model
+        self._reply.fingerprint = self._fingerprint or self._reply.fingerprint
+        return True
+
+
+def _usual(reply: _Reply, data: bytes, chunk: dict[str, Json]) -> _Usual | None:
+    """The pattern of this event, if all that it did was to add text, so that it may be done again."""
+    found, choices = _TEXT_EVENT.fullmatch(data), chunk.get("choices")
+    if found is None or not isinstance(choices, list) or len(choices) != 1:
+        return None
+    part = as_object(choices[0], "choices")
+    delta = as_object(part.get("delta") or {}, "delta")
+    said = {key for fields in (chunk, part, delta) for key, value in fields.items() if value is not None}
+    if said & _MORE_THAN_TEXT or not isinstance(delta.get("content"), str):
+        return None
+    # Another text in its place must change the content and nothing else: then the pattern cannot be mistaken.
+    other = parse_object(found[1] + b"another text" + found[3], "chunk")
+    if other != {**chunk, "choices": [{**part, "delta": {**delta, "content": "another text"}}]}:
+        return None
+    model, fingerprint = as_text(chunk.get("model"), "model"), optional_text(chunk.get("system_fingerprint"), "")
+    return _Usual(reply, found[1], found[3], reply.choices[choice_index(part.get("index"))].text, model, fingerprint)
 
 
 def _chunk(data: bytes) -> dict[str, Json]:

@@ -141,6 +141,7 @@ class VerdictContext:
     ledger cannot be written. They never undo a fail. `prompt_token_mismatches` counts pairs whose arms counted
     different prompt tokens (another template or tokenizer). `mismatch` is the sentence when they do so as a rule: it
     forbids a pass, and is the first reason of whatever else is said. `contract` goes into the verdict as it is.
+    `lacks` says of a budget why no pair can ever give it a number: it stays undecided, and says so first.
     """
 
     recipe: str = ""
@@ -148,6 +149,7 @@ class VerdictContext:
     holds: tuple[str, ...] = ()
     prompt_token_mismatches: int = 0
     mismatch: str = ""
+    lacks: Mapping[str, str] = field(default_factory=dict)
     contract: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -133,8 +133,11 @@ def chat_logprobs(value: Json) -> TokenLogprobs | None:
 def from_chat_entries(entries: list[Json]) -> TokenLogprobs:
     """Per-token entries of chat (whole, or of a stream's chunks in order).
 
+    llama.cpp gives each entry its token's id, which it is named by then, as where vLLM is asked for ids.
     Raises:  DecodeError.
     """
+    if entries and type(entries[0]) is dict and type(entries[0].get("id")) is int:
+        entries = [_named_by_id(entry) for entry in entries]
     try:
         tokens = tuple([entry["token"] for entry in entries])
         chosen = tuple([entry["logprob"] for entry in entries])
@@ -144,11 +147,28 @@ def from_chat_entries(entries: list[Json]) -> TokenLogprobs:
     return _checked(tokens, chosen, top)
 
 
+def _named_by_id(entry: Json) -> Json:
+    """A chat entry of llama.cpp whose tokens are written `token_id:N`. Raises: DecodeError."""
+    if type(entry) is not dict:
+        raise wrong("logprobs.content")
+    top = as_list(entry.get("top_logprobs"), "logprobs.top_logprobs")
+    return {**_renamed(entry), "top_logprobs": [_renamed(one) for one in top]}
+
+
+def _renamed(entry: Json) -> dict[str, Json]:
+    number = entry.get("id") if type(entry) is dict else None
+    if type(number) is not int or number < 0:
+        raise wrong("logprobs: id")
+    return {"token": f"{TOKEN_ID_PREFIX}{number}", "logprob": entry.get("logprob")}
+
+
 def completion_logprobs(value: Json) -> TokenLogprobs | None:
-    """`choice.logprobs` of a completion: parallel lists; null where a chunk has none."""
+    """`choice.logprobs` of a completion: parallel lists, or a chat's entries (llama.cpp); null where it has none."""
     if value is None:
         return None
     lists = as_object(value, "logprobs")
+    if "content" in lists and "tokens" not in lists:
+        return chat_logprobs(value)
     tokens = as_list(lists.get("tokens"), "logprobs.tokens")
     chosen = as_list(lists.get("token_logprobs"), "logprobs.token_logprobs")
     top = lists.get("top_logprobs")

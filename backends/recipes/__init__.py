@@ -9,8 +9,12 @@ methods.py    the guide to the quantization methods
 serving.py    what vLLM serves: schemes, KV dtypes by attention backend;  engines.py: a recipe against it
 check.py      a recipe against all of them (finding.py);  observed.py: and against what was measured
 suggest.py    the other way round: from model, workload, hardware and context to a recipe, with its reasons
+stored.py     what a checkpoint's folder says of itself;  storage.py: in any form engines read;  carded.py: its card
+matching.py   a checkpoint against its recipe;  folders.py: what engines read there beside the formats
+command_line.py  an arm as vLLM's own flags;  placement.py: the cards and the memory of both;  tool_parsers.py
 roofline.py   bytes, capacity, ceilings, the ridge;  picture.py: the same, drawn
 
-Pure values but for the two readers, `reading.load_recipe` and `shapes.shape_of`. Source throughout, unless another is
+Pure values but for what reads files: `reading.load_recipe`, `shapes.shape_of`, and a checkpoint's folder (stored.py,
+folders.py, carded.py). Source throughout, unless another is
 named: "precision", the project's knowledge page of mid-2026, which docs/recipes.md repeats row by row.
 """

@@ -84,8 +84,8 @@ def roofline(recipe: Recipe, shape: Shape, batch: int | None = None) -> Roofline
     if not card.rates:
         raise NoRoofline(f"{card.label} has no roofline here: its bandwidth and rates differ from machine to machine")
     b = batch or recipe.concurrency
-    resident, read = _weights(recipe, shape)
-    kv_token = _kv_bytes_per_token(recipe, shape)
+    resident, read = weight_bytes(recipe, shape)
+    kv_token = kv_bytes_per_token(recipe, shape)
     kv_sequence = kv_token * recipe.context_tokens
     activations = _activation_bytes(shape, b)
     reserved = activations + RUNTIME_BYTES * cards
@@ -145,7 +145,7 @@ def overtakes(one: Recipe, other: Recipe, shape: Shape, limit: int = 4096) -> in
     return None
 
 
-def _weights(recipe: Recipe, shape: Shape) -> tuple[float, float]:
+def weight_bytes(recipe: Recipe, shape: Shape) -> tuple[float, float]:
     """Bytes of all weights, and of those that a decode step reads: not the input embedding, of which it needs a row.
 
     Embeddings, norms and the output head stay at 16 bits; other ignored layers are not counted apart.
@@ -158,7 +158,8 @@ def _weights(recipe: Recipe, shape: Shape) -> tuple[float, float]:
     return linear + rest, linear + rest - (0 if shape.tied else shape.embedding * 2)
 
 
-def _kv_bytes_per_token(recipe: Recipe, shape: Shape) -> float:
+def kv_bytes_per_token(recipe: Recipe, shape: Shape) -> float:
+    """Bytes that one token takes in the cache, over all layers; skipped layers keep 16 bits."""
     cache = recipe.kv_cache
     values = shape.kv_values_per_token
     low = values * kv_bits(cache.format, cache.granularity, shape.head_dim) / 8

@@ -10,6 +10,7 @@ faulty, noisy or quantized. HTTP and vLLM's fields are in backends/dialect. Read
     stream.py        what of each token shows                      faults.py     what goes wrong on purpose
     delivery.py      timing, spoiling    routes.py  controls       script.py     what a server plays
     server.py        all of it           traffic.py requests to send it
+    lacking.py       what it cannot do, so that it stands for another engine
 """
 
 from backends.scripted.faults import Fault

@@ -28,6 +28,13 @@ def parse(arguments: list[str]) -> tuple[Script, str, int]:
         help=f"repeatable; NAME is one of {', '.join(Fault)}",
     )
     parser.add_argument("--fresh-faults", action="store_true", help="roll at every call, not by the prompt")
+    parser.add_argument(
+        "--lack",
+        action="append",
+        default=[],
+        metavar="NAME=HOW",
+        help="repeatable: what it cannot do (ignored, refused or missing), as engines beside vLLM",
+    )
     parser.add_argument("--quantized", action="store_true", help="behave like a healthy quantized model")
     parser.add_argument("--shift", type=float, default=0.0, help="how far the logits lie off, in nats")
     parser.add_argument("--noise", type=float, default=0.0, help="share of calls that differ from run to run")
@@ -47,6 +54,7 @@ def parse(arguments: list[str]) -> tuple[Script, str, int]:
             noise=given.noise,
             faults=faults,
             fresh_faults=given.fresh_faults,
+            lacks={name: how for name, _, how in (text.partition("=") for text in given.lack)},
             ttft_s=given.ttft,
             token_interval_s=given.token_interval,
             jitter=given.jitter,

@@ -11,6 +11,8 @@ class Script:
     """What the server plays. Everything in a reply follows from it and the request's bytes, unless `noise` is set or
     a sampled request carries no seed (`fresh_sampling` False makes that case repeatable too).
 
+    `lacks` says what it cannot do, and how that shows (lacking.py); `most_top_logprobs` is where its lists end then.
+
     Units:  *_s seconds; `shift` nats (standard deviation of logits, `Drift`); `noise` share of calls that differ from
     run to run; `jitter` share by which a wait varies; `record` number of the latest requests kept.
     """
@@ -26,6 +28,8 @@ class Script:
     faults: Mapping[str, float] = field(default_factory=dict)
     fresh_faults: bool = False
     fresh_sampling: bool = True
+    lacks: Mapping[str, str] = field(default_factory=dict)
+    most_top_logprobs: int = 5
     ttft_s: float = 0.0
     token_interval_s: float = 0.0
     jitter: float = 0.0

@@ -16,6 +16,7 @@ from backends.scripted.delivery import Delivery
 from backends.scripted.distribution import Drift
 from backends.scripted.faults import Fault, FaultPlan
 from backends.scripted.generate import FAULT_SHIFT, JITTER, Run, key_of
+from backends.scripted.lacking import checked, is_missing, lessened, without
 from backends.scripted.routes import Controls
 from backends.scripted.script import Script
 from backends.scripted.template import with_default_system
@@ -29,10 +30,12 @@ class ScriptedServer:
 
     def __init__(self, script: Script | None = None, host: str = "127.0.0.1", port: int = 0) -> None:
         self.script = script or Script()
+        checked(self.script.lacks)
         self.faults = FaultPlan(self.script.faults, fresh=self.script.fresh_faults)
         self._listener = Listener(self._answer, host, port)
         self._recorded: deque[Request] = deque(maxlen=self.script.record)
-        self._routes = Controls(self.faults, self._recorded, self._listener).routes(self.script)
+        routes = Controls(self.faults, self._recorded, self._listener).routes(self.script)
+        self._routes = without(self.script.lacks, routes)
 
     @property
     def url(self) -> str:
@@ -80,6 +83,10 @@ class ScriptedServer:
         if not path.startswith("/_scripted/"):
             self._recorded.append(request)
             self.stats["requests"] += 1
+        if is_missing(self.script.lacks, path):
+            await connection.reply(404, b'{"detail":"Not Found"}', close=not request.keeps_alive)
+            return True
+        request = lessened(self.script.lacks, self.script.most_top_logprobs, request)
         if request.method == "POST" and path in COMPLETIONS:
             return await self._complete(connection, request, chat=COMPLETIONS[path])
         status, body = answer_plain(self._routes, request)

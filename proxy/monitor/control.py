@@ -158,7 +158,8 @@ def _add_probes(app: FastAPI, view: MonitorView, ledger: LedgerSource, metrics: 
     async def readyz() -> Response:
         conditions = dict(view.readiness())
         ready = all(conditions.values())
-        return json_reply({"ready": ready, "conditions": conditions}, 200 if ready else 503)
+        lacks = {"lacks": view.state()["lacks"]} if "lacks" in view.state() else {}
+        return json_reply({"ready": ready, "conditions": conditions, **lacks}, 200 if ready else 503)
 
     @app.get("/metrics")
     async def scrape(request: Request) -> Response:

@@ -13,6 +13,7 @@ from typing import Any
 
 from proxy.monitor.costs import TokenCount
 from proxy.monitor.heard import Forced, Heard, body_of
+from proxy.monitor.lacks import Lacks
 from proxy.monitor.mirror import Answer
 from proxy.monitor.plan import Plan, stratum_of
 from proxy.monitor.redact import Redactor
@@ -63,9 +64,11 @@ class _Side:
 class Evaluator:
     """Scores plans. Owns one set of scorers: one thread at a time (`missing` may be called from any)."""
 
-    def __init__(self, scorers: Mapping[str, Scorer], keeping: Keeping) -> None:
+    def __init__(self, scorers: Mapping[str, Scorer], keeping: Keeping, lacks: Callable[[], Lacks] = Lacks) -> None:
+        """`lacks` says what the arms cannot do, as the contract has it."""
         self._scorers = scorers
         self._keeping = keeping
+        self._lacks = lacks
         self._unexplained: dict[tuple[Arm, str, Reason], ScoreRow] = {}  # closed sets: bounded, and shared by all rows
 
     def evaluate(self, plan: Plan, heard: Heard) -> Evaluation:
@@ -82,6 +85,7 @@ class Evaluator:
         rows = self._candidate_rows(plan, served, replay, right, heard.forced)
         if plan.coins.noise:
             rows += self._noise_rows(plan, right, answers.control, heard.control_forced)
+        rows = with_lacks(rows, self._lacks(), forced=plan.coins.teacher_forced)
         left = (served or replay or _Side(None)).reply
         return self._finished(
             plan,
@@ -214,6 +218,35 @@ def mismatch_rule(limits: Mapping[str, float]) -> Callable[[ScoreRow], bool]:
         return row.value is not None and row.name in limits and row.value > limits[row.name]
 
     return is_mismatch
+
+
+def with_lacks(rows: list[ScoreRow], lacks: Lacks, *, forced: bool) -> list[ScoreRow]:
+    """The rows, those that an engine's lack decided under its name. `forced`: teacher forcing was planned.
+
+    It is a loss, for either arm: the budget asks for the number, and a lack must not thin out the evidence unseen. What
+    a reference gives that lacks what the score needs is no answer key: a number against it is withheld. A candidate's
+    number stays, because its clients get the same.
+    """
+    if not lacks.arms:
+        return rows
+    return [_with_lacks(row, lacks, forced) for row in rows]
+
+
+def _with_lacks(row: ScoreRow, lacks: Lacks, forced: bool) -> ScoreRow:
+    unmet = lacks.against(row.name, row.arm)
+    if not unmet:
+        return row
+    by_reference = any(need.side == "reference" for need in unmet)
+    status = row.explanation.get("status", 0)
+    lost = row.reason in _LACK_SHOWS_AS or (row.reason is Reason.REFERENCE_ERROR and 400 <= status < 500)
+    unplanned = row.name == TEACHER_FORCED and row.reason is Reason.NOT_PLANNED and forced
+    if not (lost or unplanned or (row.value is not None and by_reference)):
+        return row
+    why = {"lacks": [f"{need.side}: {' or '.join(need.one_of)}" for need in unmet]}
+    return ScoreRow(row.arm, row.name, None, Reason.ENGINE_LACKS, why)
+
+
+_LACK_SHOWS_AS = frozenset({Reason.NO_LOGPROBS, Reason.TOKENS_DIFFER, Reason.REFERENCE_UNDECODABLE})
 
 
 def _is_bad(row: ScoreRow, keeping: Keeping) -> bool:

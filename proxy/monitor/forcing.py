@@ -24,7 +24,9 @@ class ForcedCall:
     completion_tokens: int
 
 
-def forced_call(request: DecodedRequest, reply: Reply, settings: Settings) -> ForcedCall | None:
+def forced_call(
+    request: DecodedRequest, reply: Reply, settings: Settings, top_logprobs: int | None = None
+) -> ForcedCall | None:
     """The call that scores the first choice of this reply; None when it names no token ids, or too many.
 
     The whole prompt is computed again and answered in JSON, so its length is capped (`max_scored_prompt_tokens`).
@@ -37,6 +39,6 @@ def forced_call(request: DecodedRequest, reply: Reply, settings: Settings) -> Fo
     if not prompt or not completion or len(prompt) + len(completion) > settings.mirror.max_scored_prompt_tokens:
         return None
     call = shape_teacher_forced(
-        prompt, completion, model=settings.reference.model, top_logprobs=settings.mirror.top_logprobs
+        prompt, completion, model=settings.reference.model, top_logprobs=top_logprobs or settings.mirror.top_logprobs
     )
     return ForcedCall(call, len(prompt), len(completion))

@@ -14,6 +14,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from backends.capabilities import Asking
 from proxy.exchange import Exchange, ServedBy
 from proxy.monitor.costs import spent
 from proxy.monitor.evaluate import Evaluation, Evaluator
@@ -21,7 +22,7 @@ from proxy.monitor.forcing import forced_call
 from proxy.monitor.heard import Forced, Heard
 from proxy.monitor.mirror import Answer, Answers, Mirror
 from proxy.monitor.order import Slot
-from proxy.monitor.plan import Plan, Tosser, TurnedAway, plan, refused_status
+from proxy.monitor.plan import Plan, Tosser, TurnedAway, asking_all, plan, refused_status
 from proxy.monitor.probes import probe_plan
 from proxy.monitor.record import ineligible_row, lost_row, scored_row
 from proxy.monitor.rows import Ineligible, LedgerRow
@@ -120,7 +121,8 @@ class _Decision:
 
 
 class Worker:
-    """The work on one job. `on_probe` hears of a needle to plant, right after its parent was planned."""
+    """The work on one job. `on_probe` hears of a needle to plant, right after its parent was planned. `asking` says how
+    the two arms are asked now."""
 
     def __init__(
         self,
@@ -130,6 +132,7 @@ class Worker:
         executor: Executor,
         on_probe: Callable[[Job, Plan], None],
         salt: bytes,
+        asking: Callable[[], tuple[Asking, Asking]] | None = None,
     ) -> None:
         self._settings = settings
         self._mirror = mirror
@@ -137,7 +140,10 @@ class Worker:
         self._executor = executor
         self._on_probe = on_probe
         self._tosser = Tosser(settings, salt)
-        self._verifier = Verifier(settings, mirror, self._offload) if settings.mirror.mode == "verify" else None
+        self._asking = asking or (lambda: asking_all(settings))
+        self._verifier = (
+            Verifier(settings, mirror, self._offload, self._asking) if settings.mirror.mode == "verify" else None
+        )
 
     async def row(self, job: Job) -> LedgerRow:
         """The row of this job. Whatever an exchange holds, and whatever the arms answer, it ends in a row."""
@@ -197,7 +203,7 @@ class Worker:
         return evaluation
 
     async def _forced(self, plan: Plan, answers: Answers) -> tuple[Forced | None, Forced | None]:
-        if not plan.coins.teacher_forced or answers.reference.reply is None:
+        if not plan.coins.teacher_forced or answers.reference.reply is None or not self._asking()[1].forced:
             return None, None
         return await asyncio.gather(
             self._forced_one(plan.request, plan.headers, answers.replay),
@@ -209,17 +215,20 @@ class Worker:
     ) -> Forced | None:
         if answer is None or answer.reply is None:
             return None
-        call = await self._offload(forced_call, request, answer.reply, self._settings)
+        most = self._asking()[1].top_logprobs
+        call = await self._offload(forced_call, request, answer.reply, self._settings, most)
         return None if call is None else Forced(call, await self._mirror.ask("reference", call.call, headers))
 
     def _decide(self, exchange: Exchange) -> _Decision:
         coins = self._tosser.toss(exchange.id)
-        decided = plan(exchange, coins, self._settings)
+        arms = self._asking()
+        decided = plan(exchange, coins, self._settings, arms)
         request = decided.request
         if request is None or (isinstance(decided, TurnedAway) and decided.reason not in _STILL_PROBED):
             return _Decision(decided, None)
         refused = refused_status(exchange)
-        return _Decision(decided, probe_plan(exchange.id, request, coins, decided.headers, self._settings, refused))
+        probe = probe_plan(exchange.id, request, coins, decided.headers, self._settings, refused, arms)
+        return _Decision(decided, probe)
 
     async def _offload(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)

@@ -20,11 +20,13 @@ from backends.base import Backend
 from backends.weights import WeightFiles
 from proxy.errors import LedgerError, RolloutError
 from proxy.exchange import Order, RelayEvent
+from proxy.monitor.capability_watch import CapabilityWatch
 from proxy.monitor.epochs import EpochKeeper
 from proxy.monitor.evaluate import Evaluator, Keeping, mismatch_rule
 from proxy.monitor.history import note_of, same
 from proxy.monitor.intake import Intake
 from proxy.monitor.jobs import Worker, ended
+from proxy.monitor.lacks import Lacks
 from proxy.monitor.mirror import Mirror
 from proxy.monitor.order import SamplingOrder
 from proxy.monitor.pinned import PinnedWatch
@@ -70,9 +72,11 @@ class Monitor:
         wall: Callable[[], float] = time.time,
         look_interval_s: float | None = None,
         pinned: PinnedWatch | None = None,
+        capabilities: CapabilityWatch | None = None,
         holds: Sequence[str] = (),
     ) -> None:
-        """`holds` are sentences, known from the start, each of which keeps the verdict from a pass.
+        """`capabilities` finds out what the arms can do; without it they are taken for vLLMs. `holds` are
+        sentences, known from the start, each of which keeps the verdict from a pass.
 
         Raises: SettingsError for a `ledger.redact` path that is not understood."""
         self._settings = settings
@@ -105,7 +109,9 @@ class Monitor:
                 "reference": WeightFiles("reference", settings.reference.weights),
             },
             pinned=pinned,
+            capabilities=capabilities,
         )
+        self._capabilities = capabilities
         self._standing = Standing(settings.gate.recipe, evidence)
         self._epochs = EpochKeeper(
             self._watch,
@@ -118,7 +124,15 @@ class Monitor:
         )
         self._intake = Intake(
             settings.mirror,
-            lambda on_probe: Worker(settings, self._mirror, Evaluator(scorers, keeping), self._cpu, on_probe, salt),
+            lambda on_probe: Worker(
+                settings,
+                self._mirror,
+                Evaluator(scorers, keeping, lambda: Lacks.of(self._standing.contract)),
+                self._cpu,
+                on_probe,
+                salt,
+                None if capabilities is None else capabilities.asking,
+            ),
             self._standing,
             self._writer.put,
             clock,
@@ -302,6 +316,7 @@ class Monitor:
             "ledger": self._writer.state(),
             "arms": {side: health.as_dict() for side, health in self._mirror.health.items()},
             "unreachable": dict(self._watch.unreachable),
+            **self._told_capabilities(),
             "relays": sorted(self._relays),
             "feed": dict(self._feed_counts()),
             "epoch": self._standing.epoch,
@@ -310,6 +325,13 @@ class Monitor:
             **({} if self._rollout is None else {"rollout": self._rollout.state()}),
             "alarms": self._watch.alarms() + self._standing.alarms(),
         }
+
+    def _told_capabilities(self) -> dict[str, Any]:
+        """What the arms can do and what they lack; nothing where nobody asks them."""
+        watch = self._capabilities
+        if watch is None:
+            return {}
+        return {"capabilities": watch.as_dict(), "lacks": [lack.as_dict() for lack in watch.lacks()]}
 
     def pause(self) -> None:
         """No shadow calls from now on: sampled exchanges are lost as `paused`, and coverage shows it."""

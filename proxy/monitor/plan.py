@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
+from backends.capabilities import Asking
 from backends.shape import Refusal, ShadowCall, classify, shadow_headers, shape_replay
 from proxy.exchange import Exchange, Outcome, ServedBy
 from proxy.monitor.coding import header, unpacked
@@ -106,8 +107,10 @@ class TurnedAway:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def plan(exchange: Exchange, coins: Coins, settings: Settings) -> Plan | TurnedAway:
-    """What to do with this exchange."""
+def plan(
+    exchange: Exchange, coins: Coins, settings: Settings, arms: tuple[Asking, Asking] | None = None
+) -> Plan | TurnedAway:
+    """What to do with this exchange. `arms`: how the candidate and the reference are asked, by default for all."""
     path = exchange.target.partition("?")[0]
     if exchange.method != "POST":
         return TurnedAway(Ineligible.METHOD)
@@ -134,7 +137,7 @@ def plan(exchange: Exchange, coins: Coins, settings: Settings) -> Plan | TurnedA
         why = Ineligible.SERVED_BY_REFERENCE if by_reference else Ineligible.SAMPLED_NOT_REPLAYED
         headers = shadow_headers(exchange.request_headers, settings.mirror.forward_headers)
         return TurnedAway(why, request, headers)  # a needle may still be planted in it
-    planned = _with_calls(exchange, path, request, body, coins, settings)
+    planned = _with_calls(exchange, path, request, body, coins, settings, arms or asking_all(settings))
     if isinstance(planned, Refusal):
         return TurnedAway(Ineligible(planned.reason.value), request)
     if by_reference or not request.greedy or planned.failed is not None or planned.refused:
@@ -172,20 +175,32 @@ def estimated_tokens(request: DecodedRequest) -> int:
     return ascii_chars // ASCII_CHARS_PER_TOKEN + len(text) - ascii_chars
 
 
+def asking_all(settings: Settings) -> tuple[Asking, Asking]:
+    """Both arms asked for everything, as a vLLM gives it."""
+    return (Asking(settings.mirror.top_logprobs),) * 2
+
+
 def _with_calls(
-    exchange: Exchange, path: str, request: DecodedRequest, body: bytes, coins: Coins, settings: Settings
+    exchange: Exchange,
+    path: str,
+    request: DecodedRequest,
+    body: bytes,
+    coins: Coins,
+    settings: Settings,
+    arms: tuple[Asking, Asking],
 ) -> Plan | Refusal:
     refused = refused_status(exchange)
     by_reference = exchange.served_by is ServedBy.REFERENCE
     replayed = by_reference or not request.greedy
     unbounded = replayed and request.max_tokens is None  # the left side is a replay: cap all arms alike
 
-    def shaped(model: str | None, run: str) -> ShadowCall | Refusal:
+    def shaped(model: str | None, run: str, arm: Asking) -> ShadowCall | Refusal:
         return shape_replay(
             request.body,
             path,
             model=model,
-            top_logprobs=settings.mirror.top_logprobs,
+            top_logprobs=arm.top_logprobs,
+            leave_out=arm.leave_out,
             greedy=True,
             seed=seed_of(exchange.id, run),
             max_tokens_cap=settings.mirror.max_replay_tokens if unbounded else None,
@@ -193,11 +208,12 @@ def _with_calls(
 
     # An unknown model's name must reach the reference as it is: under the reference's own name it would be answered.
     misnamed = refused == 404 and request.model != settings.candidate.model
-    reference = shaped(None if misnamed else settings.reference.model, "first")
+    on_candidate, on_reference = arms
+    reference = shaped(None if misnamed else settings.reference.model, "first", on_reference)
     if isinstance(reference, Refusal):
         return reference
-    replay = shaped(settings.candidate.model, "first") if coins.replay else None
-    control = shaped(settings.reference.model, "second") if coins.noise else None
+    replay = shaped(settings.candidate.model, "first", on_candidate) if coins.replay else None
+    control = shaped(settings.reference.model, "second", on_reference) if coins.noise else None
     answered = exchange.outcome is Outcome.COMPLETE and 200 <= exchange.status < 300
     candidate_failed = not (by_reference or answered or refused) or exchange.served_by is ServedBy.FAILOVER
     return Plan(

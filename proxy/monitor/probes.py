@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from backends.capabilities import Asking
 from backends.shape import NeedleCall, Refusal, shape_needle
-from proxy.monitor.plan import Coins, Plan, estimated_tokens, seed_of
+from proxy.monitor.plan import Coins, Plan, asking_all, estimated_tokens, seed_of
 from proxy.settings import Settings
 from scorers.decode import DecodeError, decode_request
 from scorers.records import DecodedRequest, Probe
@@ -20,7 +21,13 @@ CHAT_PATH = "/v1/chat/completions"
 
 
 def probe_plan(
-    id: str, request: DecodedRequest, coins: Coins, headers: Mapping[str, str], settings: Settings, refused: int = 0
+    id: str,
+    request: DecodedRequest,
+    coins: Coins,
+    headers: Mapping[str, str],
+    settings: Settings,
+    refused: int = 0,
+    arms: tuple[Asking, Asking] | None = None,
 ) -> Plan | None:
     """The plan of a needle in this request's prompt; None when the coin, its kind or its length says no.
 
@@ -28,8 +35,9 @@ def probe_plan(
     """
     if not coins.needle or request.kind != "chat" or estimated_tokens(request) < MIN_PROMPT_TOKENS:
         return None
-    candidate = _needle(id, request, settings.candidate.model, settings)
-    reference = _needle(id, request, settings.reference.model, settings)
+    on_candidate, on_reference = arms or asking_all(settings)
+    candidate = _needle(id, request, settings.candidate.model, on_candidate)
+    reference = _needle(id, request, settings.reference.model, on_reference)
     if candidate is None or reference is None:
         return None
     try:
@@ -51,12 +59,13 @@ def probe_plan(
     )
 
 
-def _needle(id: str, request: DecodedRequest, model: str | None, settings: Settings) -> NeedleCall | None:
+def _needle(id: str, request: DecodedRequest, model: str | None, arm: Asking) -> NeedleCall | None:
     call = shape_needle(
         request.body,
         CHAT_PATH,
         model=model,
-        top_logprobs=settings.mirror.top_logprobs,
+        top_logprobs=arm.top_logprobs,
+        leave_out=arm.leave_out,
         seed=seed_of(id, "needle"),
     )
     return None if isinstance(call, Refusal) else call

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from backends.contract import Contract
 from proxy.errors import LedgerError
+from proxy.monitor.lacks import Lacks
 from proxy.monitor.pinned import broken_in
 from proxy.monitor.prompt_tokens import RECENT_ROWS, PromptTally, agreed, word_of
 from proxy.monitor.rows import Checkpoint, LedgerRow, Opening
@@ -179,6 +180,7 @@ class Standing:
             epoch=self._epoch,
             holds=(*([broken] if broken else ()), *holds, *own),
             mismatch=self.prompts.mismatch(self.contract),
+            lacks=Lacks.of(self.contract).unscorable(budget.name for budget in self._evidence.budgets),
             contract=self._told_contract(),
             prompt_token_mismatches=self.prompt_token_mismatches,
         )
@@ -206,6 +208,7 @@ class Standing:
             told[side] = {name: arm.get(name) for name in _ARM}
         told["prompt_tokens"] = word_of(self.contract)
         told["pin"] = self.contract.get("pin")
+        told["lacks"] = self.contract.get("lacks", {})
         opening = next((one for one in reversed(self._openings) if one.epoch == self._epoch), None)
         told["reason"] = opening.reason if opening is not None else None
         told["opened_unix_s"] = opening.opened_unix_s if opening is not None else None

@@ -11,6 +11,7 @@ from typing import Any
 
 from prometheus_client.core import Metric
 
+from backends.capabilities import Finding
 from proxy.exchange import Phase
 from proxy.feed import ReceiverCounters
 from proxy.monitor.order import OrderCounts
@@ -69,6 +70,18 @@ def state_families(state: Mapping[str, Any]) -> Iterator[Metric]:
     silent = state.get("unreachable")
     arms = {} if silent is None else {(arm,): float(arm not in silent) for arm in ARMS}
     yield gauge("parity_arm_reachable", "1 for an arm that answered when it was last asked what it is.", ("arm",), arms)
+    yield gauge(
+        "parity_arm_capability",
+        "1 for what an engine was found able to do, 0 for what it lacks.",
+        ("arm", "capability"),
+        _capabilities(state.get("capabilities")),
+    )
+    pin = contract.get("pin") if contract else None
+    if pin:
+        broken = {(arm,): float(len(pin.get("broken", {}).get(arm, ()))) for arm in ARMS}
+        yield gauge(
+            "parity_contract_pin_differences", "What differs from the pinned contract, by arm.", ("arm",), broken
+        )
     if isinstance(state.get("rollout"), Mapping):
         yield from _rollout(state["rollout"])
     for path, name, help in _COUNTERS:
@@ -78,6 +91,16 @@ def state_families(state: Mapping[str, Any]) -> Iterator[Metric]:
     yield _counts(
         state, "feed", FEED_EVENTS, "parity_feed_receiver_events", "What came in from the relays, and what was wrong."
     )
+
+
+def _capabilities(told: Mapping[str, Any] | None) -> dict[tuple[str, ...], float]:
+    """What is known; what is unknown has no series."""
+    found: dict[tuple[str, ...], float] = {}
+    for arm, one in (told or {}).items():
+        for capability, finding in one["findings"].items():
+            if finding != Finding.UNKNOWN:
+                found[arm, capability] = float(finding == Finding.HAS)
+    return found
 
 
 def _rollout(rollout: Mapping[str, Any]) -> Iterator[Metric]:

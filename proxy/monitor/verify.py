@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import orjson
 
+from backends.capabilities import Asking
 from backends.scoring import (
     prefill_shows,
     shape_prompt_tokens,
@@ -36,7 +37,9 @@ Ids: TypeAlias = tuple[int, ...]
 Offload: TypeAlias = Callable[..., Awaitable[Any]]
 
 TRUSTED_STEPS = 64  # *choice*: steps of the reference's own greedy replies that must all be the top of its lists first
-RUNNER_UP = 2  # entries of a list that nobody compares: the reply lists the whole prompt too, and is ten times as small
+RUNNER_UP = (
+    2  # entries that a proof needs; of a list that nobody compares it is all, for the reply lists the prompt too
+)
 
 _log = logging.getLogger(__name__)
 
@@ -76,11 +79,14 @@ class _Spoken:
 class Verifier:
     """Answers plans with as few of the reference's own tokens as it can. One per monitor, on its loop."""
 
-    def __init__(self, settings: Settings, mirror: Mirror, offload: Offload) -> None:
+    def __init__(
+        self, settings: Settings, mirror: Mirror, offload: Offload, asking: Callable[[], tuple[Asking, Asking]]
+    ) -> None:
+        """`asking` says how each arm may be asked, as far as that is known of its engine."""
         self._mirror = mirror
         self._offload = offload
         self._model = settings.reference.model
-        self._top = settings.mirror.top_logprobs
+        self._asking = asking
         self._max_tokens = settings.mirror.max_scored_prompt_tokens
         self._margin_nats = settings.mirror.verify_margin_nats
         self._epoch = -1
@@ -124,6 +130,9 @@ class Verifier:
             return Unproven.COIN
         if estimated_tokens(plan.request) > self._max_tokens:
             return Unproven.TOO_LONG
+        how = self._asking()[1]
+        if not how.forced or how.top_logprobs < RUNNER_UP:
+            return Unproven.ENGINE
         return None if self.trusts(epoch) else Unproven.UNTRUSTED
 
     async def _replayed(self, plan: Plan) -> Answer | None:
@@ -163,7 +172,7 @@ class Verifier:
             prompt,
             hypothesis.forced,
             model=self._name(plan),
-            top_logprobs=self._top if compared else RUNNER_UP,
+            top_logprobs=self._asking()[1].top_logprobs if compared else RUNNER_UP,
             stop_token_ids=plan.request.body.get("stop_token_ids"),
         )
         if call is None:

@@ -15,6 +15,8 @@ from backends.base import Backend, BackendError
 from backends.contract import Contract, observe
 from backends.weights import WeightFiles
 from proxy.errors import LedgerError
+from proxy.monitor.capability_watch import CapabilityWatch
+from proxy.monitor.lacks import lack_changes
 from proxy.monitor.pinned import PinnedWatch, pin_changes
 from proxy.monitor.prompt_tokens import AGREE, DIFFER, Word, templates_differ, word_of
 from scorers.judge import Budget, GateRules, start
@@ -38,15 +40,18 @@ class ContractWatch:
         gate: Mapping[str, Any],
         weights: Mapping[str, WeightFiles] | None = None,
         pinned: PinnedWatch | None = None,
+        capabilities: CapabilityWatch | None = None,
     ) -> None:
         """`gate` is what is asked of the arms: the evidence is about that too. `weights` are the arms' files, by side;
-        without them no file is looked at. `pinned` is what the arms are held against."""
+        without them no file is looked at. `pinned` is what the arms are held against.
+        `capabilities` asks what they can do; without it nothing is lacking."""
         self._backends = {"candidate": candidate, "reference": reference}
         self._models = {"candidate": candidate_model, "reference": reference_model}
         self._recipe = recipe
         self._gate = gate
         self._weights = weights or {}
         self._pinned = pinned
+        self._capabilities = capabilities
         self._seen: dict[str, Contract] = {}
         self._errors: dict[str, str] = {}
 
@@ -76,7 +81,10 @@ class ContractWatch:
             known[side] = self._arm(side, before.get(side) or {})
         if self._pinned is not None:
             known["pin"] = self._pinned.contract(before.get("pin"))
-        parts = ("recipe", *self._backends, "pin")
+        if self._capabilities is not None:
+            lacks = self._capabilities.contract(before.get("lacks"))
+            known |= {"lacks": lacks} if lacks else {}
+        parts = ("recipe", *self._backends, "pin", "lacks")
         same = standing is not None and all(known.get(part) == before.get(part) for part in parts)
         known["prompt_tokens"] = (prompts or word_of(before)) if same else AGREE
         if templates_differ(known):
@@ -109,12 +117,16 @@ class ContractWatch:
             seen = await observe(self._backends[side], self._models[side], weights=self._weights.get(side))
             if self._pinned is not None:
                 await self._pinned.look(side, self._backends[side], self._models[side])
+            if self._capabilities is not None:
+                await self._capabilities.look(side, self._backends[side], self._models[side], seen)
             self._seen[side] = seen
             self._errors.pop(side, None)
         except BackendError as error:
             if side not in self._errors:
                 _log.warning("the %s cannot be observed: %s", side, error)
             self._errors[side] = str(error)
+            if self._capabilities is not None:
+                self._capabilities.away(side)
         except Exception as error:  # noqa: BLE001  whatever an arm answers, the watch looks again
             if side not in self._errors:
                 _log.exception("the %s said something that could not be read", side)
@@ -131,6 +143,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
         lines += _differences(side, old, new)
     if word_of(before) != word_of(after):
         lines.append(f"prompt tokens: {word_of(before)} became {word_of(after)}")
+    lines += lack_changes(before.get("lacks"), after.get("lacks"))
     lines += pin_changes(before.get("pin"), after.get("pin"))
     return lines + _gate_changes(before.get("gate") or {}, after.get("gate") or {})
 

@@ -16,6 +16,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from proxy.relay.head import CHUNKED, LENGTH, NO_BODY, UNTIL_CLOSE, ReplyHead, parse_reply
 from proxy.relay.refusal import Refusal
+from proxy.relay.repeated import RepeatedReply
 from proxy.settings import RelaySettings
 
 MAX_REPLY_HEAD_BYTES = 64 * 1024  # choice: the same as the clients' default
@@ -59,6 +60,8 @@ class CandidateConnection(asyncio.Protocol):
         self._reusable = False
         self._reading_paused = False
         self._abandoned = False
+        self._repeated = RepeatedReply()
+        self._parser: HttpResponseParser | None = None
         self._parts: list[bytes] = []
         # llhttp calls this for each piece of a chunked body: a C method, so no Python frame per piece.
         self.on_body = self._parts.append
@@ -74,7 +77,7 @@ class CandidateConnection(asyncio.Protocol):
         self._buffer = b""
         self._complete = False
         self._interim_left = MAX_INTERIM_REPLIES
-        self._parser = HttpResponseParser(self)
+        self._parser = None
 
     def pause_reading(self) -> None:
         if not self._reading_paused and not self.transport.is_closing():
@@ -152,6 +155,13 @@ class CandidateConnection(asyncio.Protocol):
 
     def _read_head(self, taker: Taker, data: bytes) -> None:
         self.read_s = time.monotonic()
+        usual = self._to_http11 and not self._to_head_request
+        if self._parser is None:
+            again = self._repeated.read(data) if usual else None
+            if again is not None:
+                self._start_body(taker, *again)
+                return
+            self._parser = HttpResponseParser(self)
         seen = len(self._buffer)
         data = self._buffer + data
         while True:
@@ -180,9 +190,12 @@ class CandidateConnection(asyncio.Protocol):
         if reply is None:
             taker.candidate_failed(Refusal.BAD_REPLY)
             return
+        if usual:
+            self._repeated.remember(data[:stop], reply)
         self._start_body(taker, reply, data[stop:])
 
     def _accepts(self, data: bytes) -> bool:
+        assert self._parser is not None, "a head is read before its body"
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade):
@@ -196,10 +209,13 @@ class CandidateConnection(asyncio.Protocol):
         self._left = reply.length
         self._reusable = reply.reusable
         taker.reply_head(reply)
-        if reply.framing == NO_BODY or (reply.framing == LENGTH and not reply.length):
+        expected = 0 if reply.framing == NO_BODY else reply.length
+        if reply.framing in (NO_BODY, LENGTH) and len(rest) >= expected:
+            # The whole reply is here; whatever follows it was not asked for.
             self._complete = True
-            self._reusable = reply.reusable and not rest
-            taker.reply_end(b"")
+            self._left = 0
+            self._reusable = reply.reusable and len(rest) == expected
+            taker.reply_end(rest[:expected])
         elif rest:
             self.data_received(rest)
             taker.reply_flush()

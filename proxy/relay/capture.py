@@ -26,7 +26,7 @@ from proxy.settings import Settings
 _log = logging.getLogger(__name__)
 _REQUEST_HEADERS = frozenset({b"content-type", b"content-encoding", b"x-request-id", b"accept"})
 _REPLY_HEADERS = frozenset({b"content-type", b"content-encoding", b"x-request-id"})
-_PIECE_BYTES = 48  # choice: a bytes object's own 33 and its slot in the list, or small pieces would weigh nothing
+LOOK_AHEAD = 32  # choice: about 40 us, once in so many requests
 
 
 class _Counting(Protocol):
@@ -69,6 +69,18 @@ class Tee:
         self._off = sampling.rate <= 0.0 and sampling.large_body_rate <= 0.0
         self._prefix = os.urandom(8).hex()
         self._count = 0
+        self._large_body_bytes = sampling.large_body_bytes
+        self._looked_to = 0  # up to this number the coins of small bodies are known: those that fall are in _falling
+        self._falling: frozenset[int] = frozenset()
+
+    def _id(self, number: int) -> str:
+        return f"{self._prefix}{number:08x}"
+
+    def _look_ahead(self) -> None:
+        """The coins of the next requests at once: one after the other they cost a third of what each costs alone."""
+        first, self._looked_to = self._looked_to + 1, self._looked_to + LOOK_AHEAD
+        decide = self.sampler.decide
+        self._falling = frozenset(n for n in range(first, self._looked_to + 1) if decide(self._id(n), 0))
 
     @_guarded
     def open(self, head: RequestHead, started_s: float) -> Capture | None:
@@ -79,11 +91,17 @@ class Tee:
         if self._off or head.method != b"POST" or not head.path.startswith(b"/v1/"):
             self.counters.not_sampled += 1
             return None
-        self._count += 1
-        request_id = f"{self._prefix}{self._count:08x}"
-        if not self.sampler.decide(request_id, head.length):
+        self._count = count = self._count + 1
+        if head.chunked or head.length > self._large_body_bytes:
+            falls = self.sampler.decide(self._id(count), head.length)
+        else:
+            if count > self._looked_to:
+                self._look_ahead()
+            falls = count in self._falling
+        if not falls:
             self.counters.not_sampled += 1
             return None
+        request_id = self._id(count)
         capture = Capture(self, request_id, head, pick_headers(head.forward, self._request_headers), started_s)
         if not head.chunked:
             capture.mark()
@@ -104,10 +122,12 @@ class Capture:
         self._started_s = started_s
         self._at_unix_s = time.time()
         self._sequence = -1
-        self._request: list[bytes] = []
-        self._reply: list[bytes] = []
+        # One buffer each: a stream comes in hundreds of pieces, and to keep every piece costs more than to copy it.
+        self._request = bytearray()
+        self._reply = bytearray()
         self._request_bytes = 0
-        self._reply_bytes = 0
+        self._max_reply_bytes = tee.limits.max_response_bytes
+        self._max_held_bytes = tee.limits.max_capture_bytes
         self._held_bytes = 0
         self._status = 0
         self._reply_headers: Headers = ()
@@ -131,8 +151,12 @@ class Capture:
             self._drop()
         elif self._request_bytes > self._tee.limits.max_request_bytes:
             self.lose(LossReason.REQUEST_TOO_LARGE)
+        elif self._tee.held_bytes + len(data) > self._max_held_bytes:
+            self.lose(LossReason.CAPTURE_MEMORY)
         else:
-            self._hold(self._request, data)
+            self._request += data
+            self._tee.held_bytes += len(data)
+            self._held_bytes += len(data)
 
     @_guarded
     def request_done(self) -> None:
@@ -147,16 +171,26 @@ class Capture:
             self._status = status
             self._reply_headers = pick_headers(head, _REPLY_HEADERS)
 
-    @_guarded
     def reply(self, data: bytes) -> None:
-        """Copies a piece of the reply body, transfer coding removed."""
-        if self._ended:
-            return
-        self._reply_bytes += len(data)
-        if self._reply_bytes > self._tee.limits.max_response_bytes:
-            self.lose(LossReason.RESPONSE_TOO_LARGE)
-        else:
-            self._hold(self._reply, data)
+        """Copies a piece of the reply body, transfer coding removed.
+
+        Called for every token of a stream, so the guard and the bounds are written out here.
+        """
+        try:
+            if self._ended:
+                return
+            size, tee = len(data), self._tee
+            if len(self._reply) + size > self._max_reply_bytes:
+                self.lose(LossReason.RESPONSE_TOO_LARGE)
+            elif tee.held_bytes + size > self._max_held_bytes:
+                self.lose(LossReason.CAPTURE_MEMORY)
+            else:
+                self._reply += data
+                tee.held_bytes += size
+                self._held_bytes += size
+        except Exception:  # noqa: BLE001  as in _guarded
+            self.counters.tee_failures += 1
+            _log.exception("the tee failed in reply; the client is unaffected")
 
     @_guarded
     def close(
@@ -181,10 +215,10 @@ class Capture:
             method=head.method.decode("latin-1"),
             target=head.target.decode("latin-1"),
             request_headers=self._request_headers,
-            request_body=b"".join(self._request),
+            request_body=bytes(self._request),
             status=self._status,
             response_headers=self._reply_headers,
-            response_body=b"".join(self._reply),
+            response_body=bytes(self._reply),
             outcome=outcome,
             first_byte_s=None if first_byte_s is None else first_byte_s - self._started_s,
             duration_s=ended_s - self._started_s,
@@ -208,19 +242,9 @@ class Capture:
         self._release()
         self.counters.not_sampled += 1
 
-    def _hold(self, pieces: list[bytes], data: bytes) -> None:
-        tee = self._tee
-        size = len(data) + _PIECE_BYTES
-        if tee.held_bytes + size > tee.limits.max_capture_bytes:
-            self.lose(LossReason.CAPTURE_MEMORY)
-            return
-        pieces.append(data)
-        tee.held_bytes += size
-        self._held_bytes += size
-
     def _release(self) -> None:
         self._ended = True
         self._tee.held_bytes -= self._held_bytes
         self._held_bytes = 0
-        self._request = []
-        self._reply = []
+        self._request = bytearray()
+        self._reply = bytearray()

@@ -25,6 +25,7 @@ from proxy.relay.flight import Flight
 from proxy.relay.head import RequestHead, parse_request
 from proxy.relay.kernel import hang_up, left_unseen, undelivered_bytes
 from proxy.relay.refusal import Refusal, RefusedError
+from proxy.relay.repeated import RepeatedRequest
 from proxy.relay.worker import Worker
 
 LINGER_S = 2.0  # choice, after the last byte either way; nginx's lingering_timeout is 5 s
@@ -52,6 +53,7 @@ class ClientConnection(asyncio.Protocol):
         self._phase = _IDLE
         self._flight: Flight | None = None
         self._parser: HttpRequestParser | None = None
+        self._repeated = RepeatedRequest()
         self._buffer = b""  # a head that is not whole, or what was pipelined
         self._held_too_much = False
         self._next_waits = False
@@ -131,6 +133,10 @@ class ClientConnection(asyncio.Protocol):
                 if not data:
                     return
             self._started_s = time.monotonic()
+            again = self._repeated.read(data)
+            if again is not None:
+                self._take(*again)
+                return
             self._deadline_s = self._started_s + self._settings.head_timeout_s
             self._parser = HttpRequestParser(_NO_CALLBACKS)
         end = data.find(b"\r\n\r\n", seen - 3 if seen > 3 else 0)
@@ -143,7 +149,7 @@ class ClientConnection(asyncio.Protocol):
             self._buffer = data
         else:
             self._buffer = b""
-            self._read_request(data[: end + 2], data[stop:])
+            self._read_request(data[:stop], data[stop:])
 
     def _accepts(self, data: bytes) -> bool:
         assert self._parser is not None
@@ -156,11 +162,17 @@ class ClientConnection(asyncio.Protocol):
         return True
 
     def _read_request(self, raw: bytes, rest: bytes) -> None:
+        settings = self._settings
         try:
-            head = parse_request(raw, authority=self._worker.pool.authority, max_headers=self._settings.max_headers)
+            head = parse_request(raw[:-2], authority=self._worker.pool.authority, max_headers=settings.max_headers)
         except RefusedError as refused:
             self._refuse(refused.refusal)
             return
+        self._repeated.remember(raw, head, settings.max_head_bytes)
+        self._take(head, rest)
+
+    def _take(self, head: RequestHead, rest: bytes) -> None:
+        """Serves an accepted request, or says why not."""
         if not self._worker.serves(head.path):
             self._refuse(Refusal.UNKNOWN_PATH, head, rest)
         elif head.length > self._settings.max_body_bytes:

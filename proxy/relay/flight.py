@@ -79,6 +79,11 @@ class Flight:
         now_s = time.monotonic()  # the head's first byte may be long past
         if self._worker.arms is not None:
             self._choose(self._worker.arms)
+        elif len(rest) == self._left and self._chunked is None and not self._head.expects_continue:
+            candidate = self._pool.take(now_s)
+            if candidate is not None:
+                self._start_whole(candidate, rest, now_s)
+                return
         if not self.body_whole:
             self._body_deadline_s = now_s + self._settings.body_idle_timeout_s
             if self._head.expects_continue:
@@ -95,6 +100,25 @@ class Flight:
         self._go(now_s)
         if self._chunked is None:
             self._tee_late(rest[: self._head.length])
+
+    def _start_whole(self, candidate: CandidateConnection, body: bytes, now_s: float) -> None:
+        """The usual start in one piece: the whole body came with the head, and a connection is free."""
+        head = self._head
+        self.body_whole = True
+        self._candidate = candidate
+        self._first_byte_deadline_s = now_s + self._settings.first_byte_timeout_s
+        candidate.begin(self, to_head_request=head.method == b"HEAD", to_http11=head.http11)
+        if len(body) < COPY_BELOW_BYTES:
+            try:
+                candidate.transport.write(head.forward + body)
+            except RuntimeError:
+                pass  # as in _write_together
+        else:
+            _write_together(candidate.transport, (head.forward, body))
+        self._sent_s = time.monotonic()
+        if self._owner.write_paused:
+            candidate.pause_reading()
+        self._tee_late(body)
 
     def _choose(self, arms: Arms) -> None:
         self._served_by = arms.choose(self._head)
@@ -269,7 +293,13 @@ class Flight:
         """One write of whatever waits: the head, this piece of the body, the end of its chunk or of all chunks."""
         framed = self._rechunk and data
         head, self._pending_head = self._pending_head, b""
-        _write_together(self._owner.transport, (head, b"%x\r\n" % len(data) if framed else b"", data, ending))
+        if not framed and len(data) < COPY_BELOW_BYTES:
+            try:
+                self._write(head + data + ending)
+            except RuntimeError:
+                pass  # as above
+        else:
+            _write_together(self._owner.transport, (head, b"%x\r\n" % len(data) if framed else b"", data, ending))
         if not head:
             return
         self._counters.bytes_out += len(head)

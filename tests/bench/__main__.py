@@ -9,14 +9,20 @@ from tests.bench import (
     emulator_speed,
     evidence_simulation,
     ledger_fold,
+    long_run,
+    monitor_cost,
     recipe_verdicts,
     reference_cost,
     relay_arms,
     rss_stalled_reference,
 )
 from tests.bench.damage import command as damage
+from tests.bench.relay import command as relay
 
 BENCHES = (
+    relay.main,
+    monitor_cost.main,
+    long_run.main,
     rss_stalled_reference.main,
     evidence_simulation.main,
     ledger_fold.main,

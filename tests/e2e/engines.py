@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,13 +53,14 @@ def quantize_w4a16(model: Path, name: str) -> Path:
 
 
 @contextmanager
-def vllm_servers(models: dict[str, Path], max_model_len: int) -> Iterator[dict[str, Engine]]:
-    """One vLLM server per name, all started at once, ready when this yields, ended when it closes."""
+def vllm_servers(models: dict[str, Path], max_model_len: int, flags: Sequence[str] = ()) -> Iterator[dict[str, Engine]]:
+    """One vLLM server per name, all started at once, ready when this yields, ended when it closes; `flags` are told to
+    each."""
     WORK.mkdir(parents=True, exist_ok=True)
     started: dict[str, tuple[Engine, subprocess.Popen[bytes]]] = {}
     try:
         for name, model in models.items():
-            started[name] = _start(name, model, max_model_len)
+            started[name] = _start(name, model, max_model_len, flags)
         deadline = time.monotonic() + START_TIMEOUT_S
         for engine, process in started.values():
             _await_ready(engine, process, deadline)
@@ -82,13 +83,21 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _start(name: str, model: Path, max_model_len: int) -> tuple[Engine, subprocess.Popen[bytes]]:
+def _start(name: str, model: Path, max_model_len: int, flags: Sequence[str]) -> tuple[Engine, subprocess.Popen[bytes]]:
     port = free_port()
     log = WORK / f"vllm-{name}.log"
     argv = [str(VLLM_PYTHON), "-m", "vllm.entrypoints.openai.api_server"]
     argv += ["--model", str(model), "--served-model-name", "parity-tiny"]
     argv += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", str(max_model_len)]
-    argv += ["--dtype", "bfloat16", "--enforce-eager", "--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
+    argv += [
+        "--dtype",
+        "bfloat16",
+        "--enforce-eager",
+        "--enable-auto-tool-choice",
+        "--tool-call-parser",
+        "hermes",
+        *flags,
+    ]
     with log.open("wb") as sink:
         process = subprocess.Popen(argv, stdout=sink, stderr=subprocess.STDOUT, env={**os.environ, **OFFLINE})
     return Engine(name, f"http://127.0.0.1:{port}", log), process

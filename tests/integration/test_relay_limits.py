@@ -174,13 +174,13 @@ async def test_first_byte_time_out_is_504_and_closes_the_candidate() -> None:
 @on_uvloop
 async def test_no_time_out_on_the_stream_as_a_whole() -> None:
     limits = dict.fromkeys(
-        ("first_byte_timeout_s", "head_timeout_s", "body_idle_timeout_s", "keepalive_timeout_s"), 0.1
+        ("first_byte_timeout_s", "head_timeout_s", "body_idle_timeout_s", "keepalive_timeout_s"), 0.3
     )
 
     async def script(wire: Wire) -> None:
         await read_request(wire)
         await wire.send(STREAM_HEAD + b"1\r\na\r\n")
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.0)
         await wire.send(b"1\r\nb\r\n0\r\n\r\n")
 
     async with upstream(script) as up, relay(up, relay=limits) as proxy, client(proxy) as c:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prometheus_client.core import Metric
 
+from backends.capabilities import Capability
 from proxy.exchange import LossReason, Phase
 from proxy.metrics import FAILOVERS, RELAY_ERRORS, ROUTES, STATUS_CLASSES
 from proxy.monitor.costs import PURPOSES
@@ -38,11 +39,15 @@ _SCORES = ("candidate", "noise")
 LABELS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "answer": (("", ANSWERS),),
     "arm": (
-        ("parity_shadow_*, parity_arm_reachable, parity_relay_arm_requests", ARMS),
+        (
+            "parity_shadow_*, parity_arm_*, parity_contract_pin_differences, parity_relay_arm_requests",
+            ARMS,
+        ),
         ("parity_score_*, parity_unscored", _SCORES),
     ),
     "axis": (("", AXES),),
     "budget": (("the names under [budgets]: each is a score's", tuple(SPECS)),),
+    "capability": (("docs/engines.md says what each is", tuple(Capability)),),
     "condition": (
         (
             "those of /readyz",
@@ -119,6 +124,8 @@ together. The relay's own counts come over the feed, once a second, and stay in 
   at once.
 - A budget's burn rate is `rate(parity_budget_spent_limits_total[30m]) / rate(parity_budget_pairs_total[30m])`: 1 is the
   limit itself. `deploy/prometheus/rules/` records it.
+- `parity_arm_capability` has a series for what is known: an arm that did not answer has none.
+  `parity_contract_pin_*` is there with `reference.contract` alone.
 - `parity_rollout_*` are there with `[rollout]` alone; `parity_relay_arm_requests_total`, `parity_relay_failover*` and
   `parity_relay_rollout_*` with `[rollout]` or `relay.failover`.
 - The process's own `process_*` are prometheus_client's, of the monitor alone.

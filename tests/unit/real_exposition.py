@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.feed import ReceiverCounters
 from proxy.metrics import ArmCounters, RelayCounters
+from proxy.monitor.capability_watch import CapabilityWatch
 from proxy.monitor.exposition import ParityMetrics
 from proxy.monitor.ledger_reader import LedgerStats
 from proxy.monitor.pipeline import Monitor
@@ -68,6 +69,7 @@ async def _run(
         evidence=lambda: start(_budgets(), GateRules()),
         metrics=metrics,
         salt=b"rig",
+        capabilities=CapabilityWatch(20),
         wall=lambda: 100.0,
     )
     monitor.attach_feed(lambda: asdict(ReceiverCounters(connections=1)))
@@ -125,6 +127,9 @@ def _scene(kind: str) -> tuple[str, Mapping[str, Any]]:
     metrics = _metrics()
     with ThreadPoolExecutor(1) as thread:  # a loop of its own, whatever runs where the caller is
         state, judged, ready = thread.submit(lambda: asyncio.run(_run(metrics, *SCENES[kind]))).result()
+    broken = {"reference": ["reference engine engine_version: 1 became 2"]} if kind == "full" else {}
+    pin = {"file": "contract.toml", "seal": "0123456789abcdef", "broken": broken}
+    state = {**state, "contract": {**state["contract"], "pin": pin}}
     if kind == "full":
         judged = _full_verdict()
         metrics.row(row(100, bodies=bodies()))

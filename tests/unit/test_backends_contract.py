@@ -62,6 +62,45 @@ async def test_everything_a_vllm_tells() -> None:
     assert await observe(Played(vllm()), "m") == contract
 
 
+class Llama(Played):
+    """llama.cpp: a template and a tokenizer one after the other, and sizes instead of a place."""
+
+    async def post(self, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> Reply:
+        asked = orjson.loads(body)
+        if path == "/tokenize" and "content" in asked:
+            assert (asked["content"], asked["add_special"], asked["parse_special"]) == ("<s>hi", True, True)
+            return Reply(200, "application/json", b'{"tokens":[5,6,7]}', 0.0)
+        return await super().post(path, body, headers, timeout_s)
+
+
+def llama(**meta: int) -> dict[str, tuple[int, object] | Exception]:
+    shown = {"n_ctx": 1024, "n_ctx_train": 5120, "n_params": 10, "size": 20, **meta}
+    return {
+        "/v1/models": (200, {"data": [{"id": "m", "owned_by": "llamacpp", "meta": shown}]}),
+        "/tokenize": (200, {"tokens": []}),
+        "/apply-template": (200, {"prompt": "<s>hi"}),
+        "/v1/completions": (200, {"system_fingerprint": "b1-0c1e570"}),
+    }
+
+
+@pytest.mark.asyncio
+async def test_everything_a_llama_cpp_tells() -> None:
+    contract = await observe(Llama(llama()), "m")
+    assert (contract.engine_version, contract.max_model_len, contract.system_fingerprint) == (None, 1024, "b1-0c1e570")
+    told = await observe(Played({**vllm(), "/tokenize": (200, {"tokens": [5, 6, 7]})}), "m")
+    assert contract.template == told.template  # the same tokens, by whichever way they are told
+    assert contract.root is not None
+    assert (await observe(Llama(llama(size=8)), "m")).root != contract.root
+    assert (await observe(Llama(llama(n_ctx=512)), "m")).root == contract.root
+
+
+@pytest.mark.asyncio
+async def test_an_engine_that_tells_no_tokens_of_a_conversation_has_no_template() -> None:
+    """An empty list once counted as a tokenization, and so as another template than any other engine's."""
+    contract = await observe(Played({**vllm(), "/tokenize": (200, {"tokens": []})}), "m")
+    assert contract.template is None
+
+
 @pytest.mark.asyncio
 async def test_without_a_name_the_first_model_counts() -> None:
     assert (await observe(Played(vllm()), None)).model == "other"

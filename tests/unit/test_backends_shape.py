@@ -64,6 +64,16 @@ def replay(body: dict[str, Any], path: str = CHAT, **changes: Any) -> dict[str, 
     return parsed
 
 
+def test_what_an_engine_refuses_is_left_out_also_where_the_client_asked_for_it() -> None:
+    ours = {"return_token_ids", "return_tokens_as_token_ids", "seed", "logprobs"}
+    body = {"model": "m", "messages": HI, "seed": 5, "return_token_ids": True, "logprobs": True, "top_logprobs": 3}
+    assert replay(body, leave_out=ours, seed=7) == {"model": "m", "messages": HI, "temperature": 0}
+    assert set(replay(body, leave_out={"seed"}, seed=7)) >= ours - {"seed"}
+    plain = replay({"model": "m", "prompt": "x"}, COMPLETIONS, leave_out={"logprobs"})
+    assert "logprobs" not in plain
+    assert plain["return_token_ids"] is True
+
+
 def test_a_chat_replay_asks_for_logprobs_and_ids_and_is_not_streamed() -> None:
     body = {"model": "m", "messages": HI, "stream": True, "stream_options": {"include_usage": True}, "temperature": 0.7}
     assert replay(body) == {

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from backends.capabilities import Capability
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
     "README.md",
@@ -33,3 +35,11 @@ def test_every_file_that_a_document_names_exists(document: str) -> None:
     paths = re.findall(r"`((?:docs|proxy|backends|scorers|tests|deploy|training)/[\w./-]+)`", text)
     missing = [path for path in paths if not (ROOT / path).exists()]
     assert not missing, missing
+
+
+def test_the_engines_page_has_a_row_for_each_capability_in_both_tables() -> None:
+    text = (ROOT / "docs" / "engines.md").read_text()
+    costs, _, engines = text.partition("## Who gives what")
+    for table in (costs, engines):
+        rows = re.findall(r"^\| `(\w+)`", table, re.MULTILINE)
+        assert [row for row in rows if row in set(Capability)] == list(map(str, Capability))

@@ -113,3 +113,22 @@ def test_a_rollout_shows_where_it_stands_and_only_when_there_is_one() -> None:
     phases = {phase: value for (name, phase), value in got.items() if name == "parity_rollout_phase"}
     assert phases == {"stepping": 1, "paused": 0, "promoted": 0, "failed": 0, "aborted": 0}
     assert ("parity_rollout_share", "") not in series({"rollout": {}})  # while the ledger is being read
+
+
+def test_a_pin_that_holds_is_a_series_at_zero_and_none_is_no_series() -> None:
+    name = "parity_contract_pin_differences"
+    pinned = {"contract": {"pin": {"file": "c.toml", "seal": "s", "broken": {"reference": ["one", "another"]}}}}
+    assert {arm: value for (of, arm), value in series(pinned).items() if of == name} == {
+        "candidate": 0.0,
+        "reference": 2.0,
+    }
+    pinned["contract"]["pin"]["broken"] = {}
+    assert {value for (of, _), value in series(pinned).items() if of == name} == {0.0}
+    assert not [of for of, _ in series({"contract": {"pin": None}}) if of == name]
+    assert not [of for of, _ in series({}) if of == name]
+
+
+def test_what_is_unknown_of_an_engine_has_no_series() -> None:
+    told = {"capabilities": {"reference": {"findings": {"logprobs": "has", "seed": "refused", "tools": "unknown"}}}}
+    shown = {label: value for (of, label), value in series(told).items() if of == "parity_arm_capability"}
+    assert shown == {"referencelogprobs": 1.0, "referenceseed": 0.0}

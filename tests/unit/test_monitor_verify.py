@@ -10,10 +10,11 @@ import orjson
 import pytest
 
 from backends.base import Reply
+from backends.capabilities import Asking
 from backends.shape import ShadowCall
 from proxy.monitor.heard import Heard
 from proxy.monitor.mirror import Answer, Answers, Mirror
-from proxy.monitor.plan import Coins, Plan, plan
+from proxy.monitor.plan import Coins, Plan, asking_all, plan
 from proxy.monitor.verify import TRUSTED_STEPS, Lesson, Verification, Verifier, lesson, spoken_by
 from scorers.decode import decode_reply
 from scorers.proof import Unproven, Verified
@@ -113,8 +114,12 @@ class Rig:
         self.reference = Engine()
         self.candidate = ScriptedBackend("candidate", lambda path, body: ok(said()))
         self.mirror = Mirror(self.candidate, self.reference, self.settings.mirror, Metrics(), lambda: 0.0)
-        self.verifier = Verifier(self.settings, self.mirror, self.offload)
+        self.asking = asking_all(self.settings)
+        self.verifier = self.verifier_of_nothing()
         self.verifier.learn(1, Lesson(TRUSTED_STEPS))
+
+    def verifier_of_nothing(self) -> Verifier:
+        return Verifier(self.settings, self.mirror, self.offload, lambda: self.asking)
 
     async def offload(self, function: Any, *arguments: Any) -> Any:
         return await asyncio.to_thread(function, *arguments)
@@ -213,7 +218,7 @@ async def test_a_pair_with_a_coin_is_measured_in_full(coin: str) -> None:
 @pytest.mark.asyncio
 async def test_nothing_is_believed_before_the_engine_has_shown_it_nor_after_it_has_not() -> None:
     rig = Rig()
-    rig.verifier = Verifier(rig.settings, rig.mirror, rig.offload)
+    rig.verifier = rig.verifier_of_nothing()
     assert await rig.why(rig.plan()) is Unproven.UNTRUSTED
     rig.verifier.learn(1, Lesson(TRUSTED_STEPS - 1))
     assert not rig.verifier.trusts(1)
@@ -247,6 +252,15 @@ async def test_an_engine_that_cannot_is_asked_for_its_reply(path: str, broken: C
     rig.reference.broken[path] = broken
     assert await rig.why(rig.plan()) is Unproven.ENGINE
     assert rig.mirror.health["reference"].failures_in_a_row == 0
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("how", [Asking(20, forced=False), Asking(1)])
+async def test_what_an_engine_is_known_to_lack_is_not_asked_of_it(how: Asking) -> None:
+    rig = Rig()
+    rig.asking = how, how
+    assert await rig.why(rig.plan()) is Unproven.ENGINE
+    assert rig.reference.paths == [CHAT]
 
 
 @pytest.mark.asyncio

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 from hypothesis import given
@@ -82,7 +83,13 @@ def test_small_pieces_weigh_what_they_occupy() -> None:
     feed = Feed()
     tee = tee_for(feed, max_capture_bytes=10_000)
     capture = opened(tee)
-    for _ in range(300):
+    tracemalloc.start()
+    for _ in range(10_000):
         capture.reply(b"x")
+    occupied, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (tee.held_bytes, feed.lost) == (10_000, [])
+    assert occupied < 1.5 * tee.held_bytes  # a buffer grows by an eighth at a time
+    capture.reply(b"x")
     assert [event.reason for event in feed.lost] == [LossReason.CAPTURE_MEMORY]
     assert tee.held_bytes == 0

@@ -78,11 +78,6 @@ def test_latency_added_is_what_the_relay_took_and_nothing_of_the_candidate(monke
     client, ours, candidate, theirs, counters = joined()
     now_s = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now_s)
-    client.data_received(chat(b"{}")[:20])
-    now_s += 3.0  # the head is not whole
-    client.data_received(chat(b"{}")[20:])
-    assert theirs.written
-    now_s += 100.0
     write = ours.write
 
     def slow_write(data: bytes) -> None:
@@ -91,6 +86,11 @@ def test_latency_added_is_what_the_relay_took_and_nothing_of_the_candidate(monke
         write(data)
 
     monkeypatch.setattr(ours, "write", slow_write)
+    client.data_received(chat(b"{}")[:20])
+    now_s += 3.0  # the head is not whole
+    client.data_received(chat(b"{}")[20:])
+    assert theirs.written
+    now_s += 100.0
     candidate.data_received(HEAD)
     candidate.data_received(b"2\r\nab\r\n")
     now_s += 50.0

@@ -72,6 +72,29 @@ def test_all_unscored_is_inconclusive() -> None:
     assert (verdict.samples, verdict.coverage.lost) == (0, {"reference_timeout": 3_000})
 
 
+def test_a_budget_that_no_pair_can_score_says_why_and_never_passes() -> None:
+    state = start([TOOLS, TEXT, KL], RULES)
+    feed(state, 3_000, {"tool_call_mismatch": 0.0, "text_mismatch": Reason.ENGINE_LACKS})
+    why = {"text_mismatch": "no pair can: the reference lacks it", "logprob_kl": "no pair can: likewise"}
+    verdict = state.verdict(VerdictContext(lacks=why))
+    assert verdict.state == "inconclusive"
+    assert "text_mismatch: no pair can: the reference lacks it" in verdict.reasons
+    assert verdict.budgets["text_mismatch"].reasons[0] == why["text_mismatch"]
+    assert "scores that never arrived and count against it: 3000" in verdict.budgets["text_mismatch"].reasons
+    assert "logprob_kl: no pair can: likewise" in verdict.reasons  # none waits for it, and it is said
+
+
+def test_a_lack_undoes_no_fail_and_no_pass() -> None:
+    state = start([TOOLS], RULES)
+    clean(state, 800)
+    why = VerdictContext(lacks={"tool_call_mismatch": "no pair can"})
+    assert state.verdict(why) == state.verdict()
+    assert state.verdict(why).state == "pass"
+    feed(state, 100, {"tool_call_mismatch": 1.0})
+    assert state.verdict(why).state == "fail"
+    assert "no pair can" not in " ".join(state.verdict(why).reasons)
+
+
 def test_a_clean_candidate_passes_when_every_gate_is_through() -> None:
     state = start([TOOLS, TEXT, KL], RULES)
     clean(state, 500)

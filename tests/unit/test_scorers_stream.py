@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scorers.decode import DecodeError, DecodeReason
-from scorers.stream import decode_stream, event_data
+from scorers.stream import _chunk, decode_stream, event_data
+from tests.bench.monitor_pairs import pairs
 
 DATA = Path(__file__).parent / "data"
 
@@ -84,3 +86,84 @@ def test_a_real_stream_cut_at_any_event_is_truncated() -> None:
         with pytest.raises(DecodeError) as caught:
             decode_stream("chat", b"\n\n".join(events[:kept]) + b"\n\n")
         assert caught.value.reason is DecodeReason.TRUNCATED
+
+
+TEXTS = st.sampled_from(
+    ["a", "", " b", "é€", "\\", '"', "\n", '"}', '","x":"', "x" * 40, "\u2028", "\x00", "another text"]
+)
+BASES = st.sampled_from(
+    [
+        {"model": "m", "id": "1"},
+        {"model": "m", "id": "1", "system_fingerprint": "f"},
+        {"model": "n"},
+        {},
+        {"model": "m", "usage": {"prompt_tokens": 3, "completion_tokens": 1}},
+        {"model": "m", "usage": {"prompt_tokens": 3, "completion_tokens": 2}},
+        {"model": "m", "prompt_token_ids": [1, 2]},
+        {"model": "m", "error": {"message": "content"}},
+        {"model": '"content":"x"', "other": {"content": "y"}},
+    ]
+)
+PARTS = st.sampled_from(
+    [
+        {},
+        {"logprobs": None, "finish_reason": None},
+        {"token_ids": [5]},
+        {"finish_reason": "stop"},
+        {"stop": {"content": "z"}},
+    ]
+)
+DELTAS = st.sampled_from(
+    [{}, {"role": "assistant"}, {"reasoning": "why"}, {"refusal": "no"}, {"refusal": None},
+     {"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": "{}"}}]}]
+)  # fmt: skip
+
+
+@st.composite
+def events(draw: st.DrawFn) -> bytes:
+    """One event; most of a list of them look like their neighbours."""
+    delta = {**draw(DELTAS), "content": draw(TEXTS)}
+    if draw(st.booleans()):
+        delta = dict(reversed(delta.items()))
+    part = {"index": draw(st.integers(0, 1)), "delta": delta, **draw(PARTS)}
+    base = draw(BASES)
+    chunk = {"choices": [part], **base} if draw(st.booleans()) else {**base, "choices": [part]}
+    raw = json.dumps(
+        chunk, ensure_ascii=draw(st.booleans()), separators=draw(st.sampled_from([(",", ":"), (", ", ": ")]))
+    )
+    data = raw.encode()
+    if draw(st.integers(0, 20)) == 0:
+        at = draw(st.integers(0, len(data) - 1))
+        data = data[:at] + bytes([draw(st.integers(0, 255))]) + data[at + 1 :]
+    return data.replace(b"\n", b" ").replace(b"\r", b" ")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(events(), min_size=1, max_size=4), st.data())
+def test_what_needs_no_json_adds_up_to_what_the_parser_makes_of_it(few: list[bytes], data: st.DataObject) -> None:
+    order = data.draw(st.lists(st.sampled_from(few), min_size=2, max_size=12))
+    texts = data.draw(st.lists(TEXTS, min_size=1, max_size=3))
+    varied = [event.replace(b'"a"', json.dumps(texts[n % len(texts)]).encode()) for n, event in enumerate(order)]
+    last = (
+        b'data: {"choices":[{"index":0,"finish_reason":"stop"},{"index":1,"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+    )
+    body = b"".join(b"data: " + event + b"\n\n" for event in varied) + last
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scorers.stream._usual", lambda *_: None)
+        plain = outcome(body)
+    assert outcome(body) == plain
+
+
+def outcome(body: bytes) -> object:
+    try:
+        return decode_stream("chat", body)
+    except DecodeError as error:
+        return error.reason, str(error)
+
+
+def test_most_of_a_clients_stream_needs_no_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = pairs(1)[0].served
+    parsed: list[bytes] = []
+    monkeypatch.setattr("scorers.stream._chunk", lambda data: parsed.append(data) or _chunk(data))
+    assert len(decode_stream("chat", body).choices[0].text.split()) == 240
+    assert len(parsed) < 30 < body.count(b"data: ")

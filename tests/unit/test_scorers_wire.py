@@ -9,6 +9,7 @@ import pytest
 from scorers.wire import (
     DecodeError,
     DecodeReason,
+    chat_logprobs,
     choice_index,
     completion_logprobs,
     content_text,
@@ -75,6 +76,40 @@ def test_token_ids_are_whole_numbers() -> None:
 def test_malformed_logprob_entries(entry: Any) -> None:
     with pytest.raises(DecodeError):
         from_chat_entries([entry])
+
+
+LLAMA = {
+    "id": 81,
+    "token": "o",
+    "bytes": [111],
+    "logprob": -0.25,
+    "top_logprobs": [
+        {"id": 81, "token": "o", "bytes": [111], "logprob": -0.25},
+        {"id": 7, "token": "", "bytes": [], "logprob": -2.0},
+        {"id": 9, "token": "", "bytes": [], "logprob": -3.0},
+    ],
+}
+
+
+def test_llama_cpp_names_its_tokens_by_id_in_chats_and_in_completions() -> None:
+    """Also those that have no text of their own, which would else be one key."""
+    for read in (chat_logprobs, completion_logprobs):
+        found = read({"content": [LLAMA, LLAMA]})
+        assert found is not None
+        assert found.tokens == ("token_id:81", "token_id:81")
+        assert found.chosen == (-0.25, -0.25)
+        assert found.top[0] == {"token_id:81": -0.25, "token_id:7": -2.0, "token_id:9": -3.0}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [{**LLAMA, "id": -1}, {**LLAMA, "id": True}, {**LLAMA, "top_logprobs": [{"token": "o", "logprob": -1.0}]}, "o",
+     {**LLAMA, "top_logprobs": 5}, {**LLAMA, "logprob": None}],
+    ids=str,
+)  # fmt: skip
+def test_malformed_entries_with_ids(entry: Any) -> None:
+    with pytest.raises(DecodeError):
+        chat_logprobs({"content": [LLAMA, entry]})
 
 
 def test_a_completion_without_lists_still_tells_its_tokens() -> None:

@@ -94,6 +94,16 @@ def _waits_for(told: Mapping[str, Any]) -> Part:
     return [tag("h3", "What the next step waits for"), tag("ul", [tag("li", need) for need in told["needs"]])]
 
 
+def _lacks(told: object) -> Part:
+    """What the engines cannot do, and what that costs; nothing where they can do all."""
+    if not isinstance(told, list) or not told:
+        return None
+    return [
+        tag("h3", "What the engines lack"),
+        tag("ul", [tag("li", str(lack["sentence"])) for lack in told], class_="small"),
+    ]
+
+
 def monitor_section(shown: Shown) -> Html:
     """Whether the monitor works, and the one thing to do about it."""
     state = shown.state
@@ -114,6 +124,7 @@ def monitor_section(shown: Shown) -> Html:
         tag("h2", "Monitor"),
         tag("p", [(chip, " ") for chip in chips]),
         tag("ul", [tag("li", alarm) for alarm in alarms]) if alarms else None,
+        _lacks(state.get("lacks")),
         tag("form", tag("button", f"{act} the mirror"), method="post", action=f"/mirror/{act}"),
         tag("p", "Clients are served alike, mirrored or not.", class_="small dim"),
         id="monitor",

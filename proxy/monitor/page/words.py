@@ -21,6 +21,7 @@ _LOST = {
     "left_empty": "the candidate said nothing where the reference answered",
     "no_usage": "no token counts came with the reply",
     "no_logprobs": "no logprobs came with the reply",
+    "engine_lacks": "an engine cannot give what the score needs",
     "tokens_differ": "the two sides counted different tokens",
     "scorer_error": "a scorer failed",
 }
