@@ -3,6 +3,7 @@
 base.py       the Backend seam: Reply and the error tree
 openai.py     the shadow-side client of one arm
 shape.py      the only place where a request body is edited;  needle.py: where a planted fact goes
+    scoring.py    calls of our own about tokens: tokenize, detokenize, verify
     eligible.py   which requests can be mirrored at all
 contract.py   what a server says about itself, and what changed
 pinned/       the contract as a file: every byte, the engine, token ids and a heartbeat; and what differs from it

@@ -34,6 +34,7 @@ from proxy.recipe_command.command import recipe as recipe_commands
 from proxy.report.explain import explain
 from proxy.report.export import Format, export
 from proxy.report.recompute import recompute
+from proxy.report.reference_cost import cost_line, reference_cost
 from proxy.report.view import plan_table, print_verdict
 from proxy.settings_file import Loaded, load_settings
 from proxy.supervisor import die_with_parent
@@ -199,10 +200,9 @@ def verdict(
         answer = recompute(ledger)
         if as_json:
             out.print_json(orjson.dumps(answer).decode())
-        elif long:
-            explain(out, ledger, answer)
         else:
-            print_verdict(out, answer)
+            explain(out, ledger, answer) if long else print_verdict(out, answer)
+            out.print(cost_line(reference_cost(ledger, answer["epoch"])), highlight=False, soft_wrap=True)
 
 
 cli.add_typer(contract_command.contract, name="contract")

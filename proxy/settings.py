@@ -147,6 +147,8 @@ class FeedSettings(Section):
 class MirrorSettings(Section):
     """The shadow calls: how many, how long, how often."""
 
+    mode: Literal["regenerate", "verify"] = "regenerate"  # verify: docs/reference-cost.md
+    verify_margin_nats: Annotated[float, Field(ge=0.0, le=100.0)] = 0.5  # *choice*; two steps of a bf16 logit past 16
     concurrency: Annotated[int, Field(ge=1, le=4096)] = 16
     max_queue_exchanges: Annotated[int, Field(ge=1)] = 1024
     max_queue_bytes: Bytes = 256 * MIB
@@ -163,6 +165,12 @@ class MirrorSettings(Section):
     max_reply_bytes: Bytes = 16 * MIB  # held at once: at most concurrency x 3 (both arms, the noise run), so 768 MiB
     max_scored_prompt_tokens: Annotated[int, Field(ge=1)] = 8192
     forward_headers: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _verify_sees_the_runner_up(self) -> Self:
+        if self.mode == "verify" and self.top_logprobs < 2:
+            raise ValueError('mode = "verify" compares the best token with the next one; set top_logprobs = 2 or more')
+        return self
 
     @field_validator("forward_headers")
     @classmethod
@@ -309,6 +317,15 @@ class Settings(Section):
     gate: GateSettings = GateSettings()
     rollout: RolloutSettings | None = None
     budgets: dict[str, BudgetSettings]
+
+    @model_validator(mode="after")
+    def _verifying_needs_prompt_logprobs(self) -> Self:
+        if self.mirror.mode == "verify" and not self.reference.teacher_forcing:
+            raise ValueError(
+                'mirror: mode = "verify" asks the reference for prompt_logprobs; '
+                "set reference.teacher_forcing = true where its engine allows them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_budget_is_critical(self) -> Self:

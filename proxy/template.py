@@ -42,6 +42,8 @@ url = "http://127.0.0.1:8002"
 [mirror]
 # concurrency = 16                     # shadow calls at once
 # timeout_s = 120.0
+# mode = "regenerate"                  # or "verify": the reference generates only what it would say differently
+# verify_margin_nats = 0.5             # closer than this, two tokens prove nothing (docs/reference-cost.md)
 # noise_rate = 0.25                    # share of the mirrored that call the reference twice: the noise floor
 # replay_rate = 0.25                   # share of the mirrored that the candidate answers again, with logprobs
 # needle_rate = 0.05                   # share of the long prompts that get a planted needle

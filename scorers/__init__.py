@@ -3,6 +3,7 @@
     records.py      the words: DecodedRequest, DecodedReply, Pair, Score, Unscored, Reason
     decode.py       bytes -> DecodedRequest, DecodedReply, TeacherForced;  wire.py, stream.py its two back rooms
     tool_calls.py   the ladder; the reference's call is the answer key
+    proof.py        whether a prefill shows that the reference would have said the same
     logprobs.py     aligned-prefix bucketed-tail KL and what goes with it
     recall.py       reference-grounded copy recall, planted needles
     text.py         finish reason, exact text, JSON validity, length

@@ -6,6 +6,7 @@ caller's to undo or to refuse. Nothing here raises anything but `DecodeError`, w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -32,7 +33,14 @@ from scorers.wire import (
     wrong,
 )
 
-__all__ = ["DecodeError", "DecodeReason", "decode_reply", "decode_request", "decode_teacher_forced"]
+__all__ = [
+    "DecodeError",
+    "DecodeReason",
+    "decode_reply",
+    "decode_request",
+    "decode_teacher_forced",
+    "decode_verification",
+]
 
 Kind = Literal["chat", "completion"]
 
@@ -127,16 +135,38 @@ def decode_teacher_forced(body: bytes, n_prompt: int, n_completion: int) -> Teac
     Units:   nats.
     Raises:  DecodeError; also when the reply covers another number of positions than the two counts say.
     """
+    return TeacherForced(top=_forced(_scored(body), n_prompt, n_completion))
+
+
+def decode_verification(
+    body: bytes, n_prompt: int, n_completion: int
+) -> tuple[tuple[Mapping[str, float], ...], Choice]:
+    """The reference's top-k at each of the given tokens, and the token of its own that comes after them.
+
+    Shapes:  one list per given token.
+    Units:   nats.
+    Raises:  DecodeError, as `decode_teacher_forced`.
+    """
+    item = _scored(body)
+    return _forced(item, n_prompt, n_completion), _choice("completion", item)
+
+
+def _scored(body: bytes) -> dict[str, Json]:
+    """The first choice of a scoring call's reply."""
     data = parse_object(body, "reply")
     if data.get("error") is not None:
         raise DecodeError(DecodeReason.ERROR_REPLY, "reply")
     items = as_list(data.get("choices"), "choices")
     if not items:
         raise DecodeError(DecodeReason.EMPTY, "no choices")
-    steps = as_list(as_object(items[0], "choices").get("prompt_logprobs"), "prompt_logprobs")
+    return as_object(items[0], "choices")
+
+
+def _forced(item: dict[str, Json], n_prompt: int, n_completion: int) -> tuple[Mapping[str, float], ...]:
+    steps = as_list(item.get("prompt_logprobs"), "prompt_logprobs")
     if n_prompt < 1 or n_completion < 0 or len(steps) != n_prompt + n_completion:
         raise wrong("prompt_logprobs: number of positions")
-    return TeacherForced(top=tuple([prompt_step(step) for step in steps[n_prompt:]]))
+    return tuple([prompt_step(step) for step in steps[n_prompt:]])
 
 
 def _kind_of(path: str) -> Kind:

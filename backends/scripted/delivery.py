@@ -73,6 +73,10 @@ class Delivery:
         if self._hit(Fault.GARBAGE):
             connection.writer.write(b"\x16\x03\x01garbage that is no HTTP at all\r\n\r\n")
             return False
+        if self._ask.prompt_logprobs is not None and self._hit(Fault.PROMPT_LOGPROBS):
+            body = error_body(400, "`prompt_logprobs` are not supported.", "BadRequestError", "prompt_logprobs")
+            await connection.reply(400, body, close=not self._request.keeps_alive)
+            return True
         if self._hit(Fault.ERROR_500):
             body = error_body(500, "EngineCore encountered an issue.", "InternalServerError")
             await connection.reply(500, body, close=not self._request.keeps_alive)

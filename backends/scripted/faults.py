@@ -25,6 +25,7 @@ class Fault(StrEnum):
     NEEDLE = "needle"  # what was read in a long prompt comes back wrong
     LOGPROBS = "logprobs"  # a distribution moved far
     TEMPLATE = "template"  # a chat template with a system turn of its own, where the chat brings none
+    PROMPT_LOGPROBS = "prompt_logprobs"  # an engine that does not give them
     ERROR_500 = "error_500"
     SLOW = "slow"  # ten times the latency and half a second
     STALL = "stall"  # never answers

@@ -70,7 +70,14 @@ def generate(ask: Ask, prompt: Prompt, index: int, run: Run, limit: int) -> Gene
     variant = _variant(ask, prompt, index, run)
     said = answer(prompt, ask.wish, variant=variant, faults=run.faults)
     most = min(limit, ask.max_tokens if ask.max_tokens is not None else limit)
-    tokens, text, finish, stop_reason = _ended(said.text, ask.stop, most)
+    begun = None if ask.chat else _continued(prompt, variant, run.faults)
+    if begun is not None:
+        said, rest = begun
+        ends = len(rest) <= most
+        tokens, finish, stop_reason = rest[:most], "stop" if ends else "length", None
+        text = decode(tokens)
+    else:
+        tokens, text, finish, stop_reason = _ended(said.text, ask.stop, most)
     steps: tuple[Step, ...] = ()
     if ask.logprobs is not None:
         own = [*encode(answer(prompt, ask.wish).text), IM_END] if variant or said.struck else []
@@ -121,6 +128,18 @@ def key_of(prompt: Prompt) -> int:
     """What faults are decided by: the prompt up to where the assistant speaks."""
     start = generation_start(prompt.ids)
     return mix(fold(1, prompt.ids[:start]))
+
+
+def _continued(prompt: Prompt, variant: int, faults: frozenset[Fault]) -> tuple[Answer, list[int]] | None:
+    """What is left of the model's own answer where a prompt of token ids holds the beginning of it, its end included;
+    None for any other prompt."""
+    start = generation_start(prompt.ids)
+    if start is None or start >= len(prompt.ids):
+        return None
+    said = answer(read(prompt.ids[:start]), Wish(), variant=variant, faults=faults)
+    own, shown = [*encode(said.text), IM_END], [*prompt.ids[start:]]
+    rest = own[len(shown) :]
+    return (Answer(decode(rest)), rest) if rest and own[: len(shown)] == shown else None
 
 
 def _parting(ask: Ask, said: Answer) -> Parting:

@@ -149,6 +149,13 @@ def shadow_cost() -> Panels:
         Line(plain("parity_feed_queue_exchanges"), "in the feed {{instance}}"),
         Line(plain("parity_ledger_waiting_rows"), "rows {{instance}}"),
     )
+    yield graph(
+        "The reference's tokens",
+        "What the reference read and generated for the mirror, by its own count: the money that watching costs.",
+        Line(f"sum by (kind, purpose) ({rate('parity_reference_tokens_total')}) > 0", "{{kind}}: {{purpose}}"),
+        stacked=True,
+        width=24,
+    )
     yield timeline(
         "The reference's circuit breaker",
         "Open: the reference is not asked, and samples are lost.",

@@ -9,6 +9,8 @@
       plan.py         eligible or not, which calls, which coins;  coding.py undoes content codings
       probes.py       planted needles;  forcing.py teacher-forced calls
       mirror.py       calls the arms: bounded, timed, guarded by breaker.py
+      verify.py       the reference reads the reply before it is asked for one;  heard.py what came back, and by whom
+      costs.py        the reference's tokens, as its replies tell them;  reference_use.py counts them for Prometheus
       evaluate.py     replies to scores, and the bodies worth keeping;  redact.py takes out what may not be kept
       record.py       the row that a slot ends in
     writer.py       rows to the ledger, in batches, by one thread

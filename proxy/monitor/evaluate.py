@@ -11,35 +11,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from proxy.monitor.forcing import ForcedCall
+from proxy.monitor.costs import TokenCount
+from proxy.monitor.heard import Forced, Heard, body_of
 from proxy.monitor.lacks import Lacks
-from proxy.monitor.mirror import Answer, Answers
+from proxy.monitor.mirror import Answer
 from proxy.monitor.plan import Plan, stratum_of
 from proxy.monitor.redact import Redactor
 from proxy.monitor.rows import PairBodies, ScoreRow
+from proxy.monitor.verify import Lesson, Verification, lesson
 from scorers.catalogue import score_missing, score_pair
 from scorers.decode import DecodeError, decode_reply, decode_teacher_forced
 from scorers.records import Arm, DecodedReply, Pair, Reason, Score, Scored, Scorer, Stratum, TeacherForced, Unscored
 
 LOGPROB_FAMILY = "logprobs"
 TEACHER_FORCED = "teacher_forced_kl"
-
-
-@dataclass(frozen=True, slots=True)
-class Forced:
-    """A teacher-forced call and what came of it."""
-
-    call: ForcedCall
-    answer: Answer
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """Everything that came back for one plan. None: not planned."""
-
-    answers: Answers
-    forced: Forced | None = None
-    control_forced: Forced | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +39,7 @@ class Keeping:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What one plan came to."""
+    """What one plan came to. `lesson`: what a regenerated reply says about verifying, where that is the mode."""
 
     scores: tuple[ScoreRow, ...]
     stratum: Stratum
@@ -62,6 +47,9 @@ class Evaluation:
     reference_prompt_tokens: int | None = None
     completion_tokens: int | None = None
     bodies: PairBodies | None = None
+    reference_answer: str = ""
+    reference_tokens: tuple[TokenCount, ...] = ()
+    lesson: Lesson | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +74,12 @@ class Evaluator:
     def evaluate(self, plan: Plan, heard: Heard) -> Evaluation:
         """The scores of a plan whose calls were made."""
         answers = heard.answers
-        right = _decoded(plan, answers.reference, Reason.REFERENCE_UNDECODABLE)
+        tried = heard.tried
+        right = (
+            _Side(tried.reply)
+            if tried is not None and tried.reply is not None
+            else _decoded(plan, answers.reference, Reason.REFERENCE_UNDECODABLE)
+        )
         served = _served(plan)
         replay = _decoded(plan, answers.replay, Reason.CANDIDATE_UNDECODABLE) if answers.replay else None
         rows = self._candidate_rows(plan, served, replay, right, heard.forced)
@@ -103,6 +96,9 @@ class Evaluator:
                 prompt_tokens=_prompt_tokens(served, replay),
                 reference_prompt_tokens=right.reply.prompt_tokens if right.reply else None,
                 completion_tokens=left.completion_tokens if left else None,
+                reference_answer=heard.how if right.reply else "",
+                reference_tokens=heard.spent(needle=plan.probe is not None),
+                lesson=_lesson(tried, right, replay),
             ),
         )
 
@@ -196,9 +192,9 @@ class Evaluator:
         removed: list[str] = []
         bodies = PairBodies(
             request=self._kept(plan.request_body, removed),
-            candidate=self._kept(plan.served.body if plan.served else _body(heard.answers.replay), removed),
-            reference=self._kept(_body(heard.answers.reference), removed),
-            control=self._kept(_body(heard.answers.control), removed) if heard.answers.control else None,
+            candidate=self._kept(plan.served.body if plan.served else body_of(heard.answers.replay), removed),
+            reference=self._kept(heard.reference_body, removed),
+            control=self._kept(body_of(heard.answers.control), removed) if heard.answers.control else None,
         )
         rows = tuple(
             replace(row, explanation=keeping.redactor.explanation(row.explanation, removed))
@@ -315,5 +311,7 @@ def _rows(arm: Arm, scored: Sequence[Scored]) -> list[ScoreRow]:
     ]
 
 
-def _body(answer: Answer | None) -> bytes:
-    return answer.reply.body if answer is not None and answer.reply is not None else b""
+def _lesson(tried: Verification | None, right: _Side, replay: _Side | None) -> Lesson | None:
+    if tried is None or tried.reply is not None or right.reply is None:
+        return None
+    return lesson(right.reply, replay.reply if replay is not None else None, tried)

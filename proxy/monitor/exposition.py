@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from proxy.exchange import LossReason
 from proxy.monitor.ledger_reader import LedgerStats
 from proxy.monitor.outcomes import UNTIMED, CallOutcome
+from proxy.monitor.reference_use import ReferenceUse
 from proxy.monitor.relay_totals import RelayTotals
 from proxy.monitor.rows import Ineligible, LedgerRow
 from proxy.monitor.spending import Spending
@@ -69,6 +70,7 @@ class ParityMetrics(Collector):
         self._version = version
         self._relays = RelayTotals(relays_return_s)
         self._spending = Spending(budgets)
+        self._reference_use = ReferenceUse()
         self._names = frozenset(spec.name for spec in specs)
         self._units = {spec.name: spec.unit for spec in specs}
         self._scores = {
@@ -140,6 +142,7 @@ class ParityMetrics(Collector):
         elif row.kind == "live":
             self._strata.add(*(UNKNOWN_STRATUM,) * 4, disposition)
         self._spending.row(row)
+        self._reference_use.row(row)
         stratum = _short(row.stratum)
         # Only what can be read: the bodies of most pairs are not kept, and /pairs/{id} has none of those.
         pair = {"pair_id": row.id} if row.bodies is not None and len(row.id) <= MAX_ID_CHARS else None
@@ -189,6 +192,7 @@ class ParityMetrics(Collector):
         for buckets in self._scores.values():
             yield buckets.family()
         yield from self._spending.families()
+        yield from self._reference_use.families()
         yield self._write_errors.family()
         yield self._rows_dropped.family()
         if self._now is not None:

@@ -11,19 +11,22 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from backends.capabilities import Asking
 from proxy.exchange import Exchange, ServedBy
-from proxy.monitor.evaluate import Evaluation, Evaluator, Forced, Heard
+from proxy.monitor.costs import spent
+from proxy.monitor.evaluate import Evaluation, Evaluator
 from proxy.monitor.forcing import forced_call
+from proxy.monitor.heard import Forced, Heard
 from proxy.monitor.mirror import Answer, Answers, Mirror
 from proxy.monitor.order import Slot
 from proxy.monitor.plan import Plan, Tosser, TurnedAway, asking_all, plan, refused_status
 from proxy.monitor.probes import probe_plan
 from proxy.monitor.record import ineligible_row, lost_row, scored_row
 from proxy.monitor.rows import Ineligible, LedgerRow
+from proxy.monitor.verify import Verifier
 from proxy.settings import Settings
 from scorers.records import DecodedRequest, Reason
 
@@ -138,6 +141,9 @@ class Worker:
         self._on_probe = on_probe
         self._tosser = Tosser(settings, salt)
         self._asking = asking or (lambda: asking_all(settings))
+        self._verifier = (
+            Verifier(settings, mirror, self._offload, self._asking) if settings.mirror.mode == "verify" else None
+        )
 
     async def row(self, job: Job) -> LedgerRow:
         """The row of this job. Whatever an exchange holds, and whatever the arms answer, it ends in a row."""
@@ -182,10 +188,19 @@ class Worker:
             if answer.missing is not None:
                 return self._evaluator.missing(plan, answer.missing, answer.why)
             if plan.probe is None:  # the reference takes what the candidate refused
-                return self._evaluator.missing(plan, Reason.CANDIDATE_ERROR, {"status": plan.refused})
-        answers = await self._mirror.answers(plan)
+                lost = self._evaluator.missing(plan, Reason.CANDIDATE_ERROR, {"status": plan.refused})
+                return replace(lost, reference_tokens=spent([("pair", answer.reply)]))
+        tried = None
+        if self._verifier is None:
+            answers = await self._mirror.answers(plan)
+        else:
+            answers, tried = await self._verifier.answers(plan, job.epoch)
         forced, control_forced = await self._forced(plan, answers)
-        return await self._offload(self._evaluator.evaluate, plan, Heard(answers, forced, control_forced))
+        heard = Heard(answers, forced, control_forced, tried)
+        evaluation: Evaluation = await self._offload(self._evaluator.evaluate, plan, heard)
+        if self._verifier is not None and evaluation.lesson is not None:
+            self._verifier.learn(job.epoch, evaluation.lesson)
+        return evaluation
 
     async def _forced(self, plan: Plan, answers: Answers) -> tuple[Forced | None, Forced | None]:
         if not plan.coins.teacher_forced or answers.reference.reply is None or not self._asking()[1].forced:

@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 from proxy.errors import LedgerError
+from proxy.monitor.costs import tokens_text
 from proxy.monitor.ledger_file import WriterLock, open_writer, said_plainly
 from proxy.monitor.ledger_reader import LedgerReader, last_position, read_epochs
 from proxy.monitor.ledger_records import DISPOSITIONS, KINDS, deflate
@@ -24,7 +25,7 @@ from proxy.monitor.rows import LedgerRow, ScoreRow
 from proxy.settings import LedgerSettings
 
 MAX_PATH_CHARS = 128  # *choice*: a client chooses the path; only its head is worth keeping
-_INSERT_ROW = f"INSERT INTO exchanges VALUES ({', '.join('?' * 20)})"
+_INSERT_ROW = f"INSERT INTO exchanges VALUES ({', '.join('?' * 22)})"
 _INSERT_BODIES = "INSERT INTO bodies VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _DAY_S = 86_400.0
 _MAX_INTEGER = 2**63 - 1
@@ -185,6 +186,8 @@ class SqliteLedger(LedgerReader):
             _counted(row.completion_tokens),
             self._shape(row.scores),
             pack(row.scores),
+            self._name(row.reference_answer) if row.reference_answer else None,
+            tokens_text(row.reference_tokens),
         )
 
     def _insert_bodies(self, row: LedgerRow) -> None:

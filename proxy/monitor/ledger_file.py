@@ -18,7 +18,7 @@ from pathlib import Path
 from proxy.errors import LedgerError
 
 APPLICATION_ID = 0x50415249  # "PARI"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_TIMEOUT_MS = 5_000  # *choice*: readers never block the writer in WAL; this covers a checkpoint's instant
 PAGE_BYTES = 4096
 SMALLEST_BYTES = 512  # Source: SQLite's file format, the smallest page
@@ -42,7 +42,7 @@ CREATE TABLE exchanges (
   path TEXT NOT NULL, status INTEGER NOT NULL, outcome INTEGER NOT NULL,
   duration_s REAL NOT NULL, first_byte_s REAL,
   prompt_tokens INTEGER, reference_prompt_tokens INTEGER, completion_tokens INTEGER,
-  shape INTEGER NOT NULL, scores BLOB NOT NULL) STRICT;
+  shape INTEGER NOT NULL, scores BLOB NOT NULL, reference_answer INTEGER, reference_tokens TEXT) STRICT;
 CREATE TABLE bodies (
   position INTEGER PRIMARY KEY, id TEXT NOT NULL, mismatched INTEGER NOT NULL, explanations BLOB NOT NULL,
   request BLOB NOT NULL, candidate BLOB NOT NULL, reference BLOB NOT NULL, control BLOB) STRICT;
@@ -54,6 +54,11 @@ CREATE TABLE body_scores (
 CREATE TABLE events (
   number INTEGER PRIMARY KEY, at_unix_s REAL NOT NULL, kind TEXT NOT NULL, detail TEXT NOT NULL) STRICT;
 CREATE TABLE checkpoints (epoch INTEGER PRIMARY KEY, position INTEGER NOT NULL, state TEXT NOT NULL) STRICT;
+"""
+# From version 1, which did not know how the reference's reply was come by.
+_UPGRADE = """
+ALTER TABLE exchanges ADD COLUMN reference_answer INTEGER;
+ALTER TABLE exchanges ADD COLUMN reference_tokens TEXT;
 """
 
 
@@ -122,7 +127,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
         try:
             _configure(connection)
             if not fresh and not _is_blank(connection):
-                _check_version(connection, path)  # before anything that would change somebody else's file
+                _check_version(connection, path, oldest=1)  # before anything that would change somebody else's file
             else:
                 fresh = True  # also when its creation was cut off by a kill
                 connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
@@ -132,6 +137,8 @@ def open_writer(path: Path) -> sqlite3.Connection:
             connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
             if fresh:
                 _create(connection)
+            elif connection.execute("PRAGMA user_version").fetchone()[0] < SCHEMA_VERSION:
+                connection.executescript(f"BEGIN IMMEDIATE; {_UPGRADE} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
             if _ends_inside_a_page(connection, path):  # a write that a full disk cut short is still in the WAL, whole
                 connection.execute("PRAGMA wal_checkpoint(FULL)")
                 _check_end(connection, path)
@@ -222,11 +229,17 @@ def _create(connection: sqlite3.Connection) -> None:
     )
 
 
-def _check_version(connection: sqlite3.Connection, path: Path) -> None:
+def _check_version(connection: sqlite3.Connection, path: Path, oldest: int = SCHEMA_VERSION) -> None:
+    """Raises: LedgerError. A writer brings a file from version `oldest` on up to date; a reader cannot."""
     if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
         raise LedgerError(f"ledger {path}: is a database of something else; set ledger.path to another file")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version != SCHEMA_VERSION:
+    if 1 <= version < SCHEMA_VERSION and oldest > version:
+        raise LedgerError(
+            f"ledger {path}: has version {version} and this parity reads version {SCHEMA_VERSION}; "
+            "start the monitor on it once, which brings it up to date"
+        )
+    if not oldest <= version <= SCHEMA_VERSION:
         raise LedgerError(
             f"ledger {path}: has version {version} and this parity reads version {SCHEMA_VERSION}; "
             "use the parity that wrote it, or move the file away to start a new ledger"

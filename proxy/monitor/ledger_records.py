@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from proxy.errors import LedgerError
+from proxy.monitor.costs import TokenCount, tokens_from
 from proxy.monitor.packing import Shape
 from proxy.monitor.rows import LedgerRow, PairBodies
 from scorers.records import Disposition, Stratum
@@ -20,11 +21,12 @@ _MAX_INFLATED_BYTES = 64 * 1024 * 1024  # bodies are cut long before; this bound
 COLUMNS = (
     "e.position, e.epoch, e.id, w.name, e.sequence, e.kind, e.sampled_unix_s, e.disposition, r.name, s.name, "
     "e.path, e.status, o.name, e.duration_s, e.first_byte_s, e.prompt_tokens, e.reference_prompt_tokens, "
-    "e.completion_tokens, e.shape, e.scores"
+    "e.completion_tokens, e.shape, e.scores, a.name, e.reference_tokens"
 )
 JOINS = (
     "exchanges e JOIN names w ON w.id = e.worker JOIN names o ON o.id = e.outcome "
-    "LEFT JOIN names r ON r.id = e.reason LEFT JOIN names s ON s.id = e.stratum"
+    "LEFT JOIN names r ON r.id = e.reason LEFT JOIN names s ON s.id = e.stratum "
+    "LEFT JOIN names a ON a.id = e.reference_answer"
 )
 
 
@@ -34,6 +36,13 @@ def parse_stratum(text: str) -> Stratum:
     if len(parts) != 4:
         raise LedgerError(f"the ledger is corrupt: {text!r} is no stratum")
     return Stratum(parts[0], parts[1] == "tools", parts[2] == "stream", parts[3] == "greedy")
+
+
+def _tokens(text: str | None) -> tuple[TokenCount, ...]:
+    try:
+        return tokens_from(text)
+    except ValueError as error:
+        raise LedgerError(f"the ledger is corrupt: {error}") from error
 
 
 def deflate(data: bytes) -> bytes:
@@ -92,6 +101,8 @@ def read_row(
         prompt_tokens=record[15],
         reference_prompt_tokens=record[16],
         completion_tokens=record[17],
+        reference_answer=record[20] or "",
+        reference_tokens=_tokens(record[21]),
         scores=shapes[record[18]].rows(record[19], told),
         bodies=bodies,
     )

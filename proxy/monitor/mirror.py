@@ -121,12 +121,17 @@ class Mirror:
         """Both arms' records."""
         return {"candidate": self._candidate.health, "reference": self._reference.health}
 
+    @property
+    def breaker_open(self) -> bool:
+        """Whether the reference is not called now."""
+        return self.breaker.state(self._clock()) == "open"
+
     async def answers(self, plan: Plan) -> Answers:
         """Every call of the plan, both arms at once; one that fails does not disturb the others.
 
         While the breaker is open nothing is called: a replay on the candidate would find nothing to be compared with.
         """
-        if self.breaker.state(self._clock()) == "open":
+        if self.breaker_open:
             return Answers(reference=self._not_called("reference"))
         (reference, control), replay = await asyncio.gather(
             self._twice(plan),
@@ -134,13 +139,13 @@ class Mirror:
         )
         return Answers(reference=reference, replay=replay, control=control)
 
-    async def ask(self, side: Side, call: ShadowCall, headers: Mapping[str, str]) -> Answer:
-        """One call to one arm, when a slot is free."""
+    async def ask(self, side: Side, call: ShadowCall, headers: Mapping[str, str], *, optional: bool = False) -> Answer:
+        """One call to one arm, when a slot is free. `optional`: an arm that refuses it (4xx) is no worse for it."""
         arm = self._candidate if side == "candidate" else self._reference
         async with self._slots:
             self._in_flight += 1
             try:
-                return await self._guarded(arm, call, headers)
+                return await self._guarded(arm, call, headers, optional)
             finally:
                 self._in_flight -= 1
 
@@ -164,21 +169,23 @@ class Mirror:
     async def _optional(self, side: Side, call: ShadowCall | None, headers: Mapping[str, str]) -> Answer | None:
         return None if call is None else await self.ask(side, call, headers)
 
-    async def _guarded(self, arm: _Arm, call: ShadowCall, headers: Mapping[str, str]) -> Answer:
+    async def _guarded(self, arm: _Arm, call: ShadowCall, headers: Mapping[str, str], optional: bool) -> Answer:
         if arm.breaker is None:
-            answer, _ = await self._sent(arm, call, headers)
+            answer, _ = await self._sent(arm, call, headers, optional)
             return answer
         ticket = arm.breaker.admit(self._clock())
         if ticket is None:
             return self._not_called(arm.side)
         try:
-            answer, alive = await self._sent(arm, call, headers)
+            answer, alive = await self._sent(arm, call, headers, optional)
             ticket.close("answered" if alive else "failed", self._clock())
             return answer
         finally:
             ticket.close("abandoned", self._clock())  # cancelled: closing again after the above changes nothing
 
-    async def _sent(self, arm: _Arm, call: ShadowCall, headers: Mapping[str, str]) -> tuple[Answer, bool]:
+    async def _sent(
+        self, arm: _Arm, call: ShadowCall, headers: Mapping[str, str], optional: bool
+    ) -> tuple[Answer, bool]:
         """The answer, and whether the arm is alive (a 4xx is an answer; a 5xx and a 429 are not)."""
         started = self._clock()
         outcome = CallOutcome.CANCELLED
@@ -187,7 +194,8 @@ class Mirror:
             reply = await arm.backend.post(call.path, call.body, headers, self._timeout_s)
             alive = reply.status < 500 and reply.status != 429
             outcome = _outcome_of(reply)
-            self._note(arm, reply.status, "" if reply.ok else _told(reply))
+            if not (optional and 400 <= reply.status < 500):
+                self._note(arm, reply.status, "" if reply.ok else _told(reply))
             if reply.ok:
                 return Answer(reply=reply, status=reply.status), True
             return Answer(missing=_error_of(arm.side), status=reply.status), alive

@@ -32,6 +32,10 @@ def summary(row: LedgerRow) -> dict[str, Any]:
         "prompt_tokens": row.prompt_tokens,
         "reference_prompt_tokens": row.reference_prompt_tokens,
         "completion_tokens": row.completion_tokens,
+        "reference_answer": row.reference_answer,
+        "reference_tokens": {
+            count.purpose: {"prefill": count.prefill, "decode": count.decode} for count in row.reference_tokens
+        },
         "scores": [
             {"arm": score.arm, "name": score.name, "value": score.value, "reason": score.reason} for score in row.scores
         ],

@@ -35,6 +35,8 @@ def scored_row(slot: Slot, epoch: int, evaluation: Evaluation, exchange: Exchang
         prompt_tokens=evaluation.prompt_tokens,
         reference_prompt_tokens=evaluation.reference_prompt_tokens,
         completion_tokens=evaluation.completion_tokens,
+        reference_answer=evaluation.reference_answer,
+        reference_tokens=evaluation.reference_tokens,
         scores=evaluation.scores,
         bodies=evaluation.bodies,
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, Protocol
 
+from proxy.monitor.costs import TokenCount
 from proxy.monitor.trail import Course
 from scorers.judge import Verdict
 from scorers.records import Arm, Disposition, Observation, Reason, Stratum
@@ -86,6 +87,8 @@ class LedgerRow:
     prompt_tokens: int | None = None
     reference_prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    reference_answer: str = ""  # "verified", "regenerated", or "regenerated/REASON" where proving it failed
+    reference_tokens: tuple[TokenCount, ...] = ()
     scores: tuple[ScoreRow, ...] = ()
     bodies: PairBodies | None = None
 

@@ -27,7 +27,7 @@ ARMS: tuple[Arm, ...] = ("candidate", "noise")
 FIELDS = (
     *("position", "epoch", "id", "worker", "sequence", "kind", "sampled_unix_s", "disposition", "reason", "stratum"),
     *("path", "status", "outcome", "duration_s", "first_byte_s"),
-    *("prompt_tokens", "reference_prompt_tokens", "completion_tokens"),
+    *("prompt_tokens", "reference_prompt_tokens", "completion_tokens", "reference_answer"),
 )
 
 

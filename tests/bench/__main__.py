@@ -12,6 +12,7 @@ from tests.bench import (
     long_run,
     monitor_cost,
     recipe_verdicts,
+    reference_cost,
     relay_arms,
     rss_stalled_reference,
 )
@@ -30,6 +31,7 @@ BENCHES = (
     relay_arms.main,
     damage.main,
     recipe_verdicts.main,
+    reference_cost.main,
 )
 
 if __name__ == "__main__":

@@ -10,13 +10,16 @@ from prometheus_client.core import Metric
 from backends.capabilities import Capability
 from proxy.exchange import LossReason, Phase
 from proxy.metrics import FAILOVERS, RELAY_ERRORS, ROUTES, STATUS_CLASSES
+from proxy.monitor.costs import PURPOSES
 from proxy.monitor.exposition import ARMS, OUTCOMES
 from proxy.monitor.prompt_tokens import WORDS
+from proxy.monitor.reference_use import ANSWERS, KINDS
 from proxy.monitor.rows import Ineligible
 from proxy.monitor.state_families import BREAKER_STATES, FEED_EVENTS, ORDER_EVENTS
 from proxy.monitor.verdict_families import STATES
 from scorers.catalogue import SPECS
 from scorers.coverage import NO_SCORE_APPLIES
+from scorers.proof import Unproven
 from scorers.records import LENGTH_BUCKETS, Reason
 from scorers.verdict import AXES, STAGES
 from tests.unit.real_exposition import families
@@ -34,6 +37,7 @@ _SCORES = ("candidate", "noise")
 
 # label: (where, values); a label that is not closed has no values and says why it stays small
 LABELS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
+    "answer": (("", ANSWERS),),
     "arm": (
         (
             "parity_shadow_*, parity_arm_*, parity_contract_pin_differences, parity_relay_arm_requests",
@@ -64,10 +68,12 @@ LABELS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         ("parity_relay_errors", RELAY_ERRORS),
         ("parity_relay_failovers", FAILOVERS),
         ("parity_exchanges", ("live", "probe")),
+        ("parity_reference_tokens", KINDS),
     ),
     "length": (("prompt tokens", _LENGTHS),),
     "outcome": (("", OUTCOMES),),
     "phase": (("", tuple(Phase)),),
+    "purpose": (("", PURPOSES),),
     "python": (("of this process: one series", ()),),
     "reason": (
         ("parity_relay_lost, parity_feed_dropped", tuple(LossReason)),
@@ -76,6 +82,7 @@ LABELS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
             "parity_exchanges: those two sets, and for what is ineligible",
             (*Ineligible, NO_SCORE_APPLIES, "other"),
         ),
+        ("parity_reference_answers: why a reply was not verified", tuple(Unproven)),
     ),
     "recipe": (("gate.recipe: one series", ()),),
     "route": (("", ROUTES),),

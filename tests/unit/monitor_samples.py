@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from proxy.monitor.costs import TokenCount
 from proxy.monitor.rows import LedgerRow, PairBodies, ScoreRow
 from proxy.monitor.trail import Course
 from scorers.judge import Verdict
@@ -66,6 +67,8 @@ def row(position: int, **changes: Any) -> LedgerRow:
         "prompt_tokens": 1200,
         "reference_prompt_tokens": 1200,
         "completion_tokens": 20,
+        "reference_answer": "regenerated/near_tie",
+        "reference_tokens": (TokenCount("pair", 1200, 31), TokenCount("verify", 1230, 1)),
         "scores": (
             ScoreRow("candidate", "tool_call_mismatch", float(position % 2), None, {"rung": "args"}),
             ScoreRow("candidate", "json_invalid", None, Reason.NO_JSON_FORMAT),

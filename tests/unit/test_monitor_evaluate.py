@@ -9,8 +9,9 @@ import orjson
 import pytest
 
 from backends.base import Reply
-from proxy.monitor.evaluate import TEACHER_FORCED, Evaluation, Evaluator, Forced, Heard, Keeping, mismatch_rule
+from proxy.monitor.evaluate import TEACHER_FORCED, Evaluation, Evaluator, Keeping, mismatch_rule
 from proxy.monitor.forcing import ForcedCall
+from proxy.monitor.heard import Forced, Heard
 from proxy.monitor.mirror import Answer, Answers
 from proxy.monitor.plan import Coins, Plan, plan
 from proxy.monitor.redact import REDACTED, redactor

@@ -7,12 +7,14 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from proxy.errors import LedgerError
 from proxy.monitor.ledger import SqliteLedger
+from proxy.monitor.ledger_file import SCHEMA_VERSION
 from proxy.monitor.ledger_reader import open_read_only
 from proxy.settings import LedgerSettings
 from tests.unit.monitor_samples import is_mismatch, row
@@ -51,7 +53,7 @@ def test_another_version(path: Path) -> None:
     with sqlite3.connect(path) as raw:
         raw.execute("PRAGMA user_version = 99")
     raw.close()
-    refused(path, "version 99", "version 1", "move the file away")
+    refused(path, "version 99", f"version {SCHEMA_VERSION}", "move the file away")
 
 
 def test_a_database_of_something_else(tmp_path: Path) -> None:
@@ -116,7 +118,7 @@ def test_a_failed_opening_leaves_it_free(path: Path) -> None:
     with pytest.raises(LedgerError, match="version"):
         opened(path)
     with raw:
-        raw.execute("PRAGMA user_version = 1")
+        raw.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     raw.close()
     opened(path).close()
 
@@ -216,3 +218,33 @@ def test_the_mode_of_a_ledger_that_is_there_stays_the_operators(path: Path) -> N
     ledger.append([row(1_000)])
     assert _modes(path)["ledger.sqlite"] == _modes(path)["ledger.sqlite-wal"] == 0o640
     ledger.close()
+
+
+def as_version_1(path: Path) -> None:
+    """The file as it was before it knew how the reference's reply was come by."""
+    with sqlite3.connect(path) as raw:
+        raw.execute("ALTER TABLE exchanges DROP COLUMN reference_answer")
+        raw.execute("ALTER TABLE exchanges DROP COLUMN reference_tokens")
+        raw.execute("PRAGMA user_version = 1")
+    raw.close()
+
+
+def test_a_file_of_version_1_is_brought_up_to_date_by_its_writer(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    ledger = opened(path)
+    ledger.open_epoch({}, "first", 1.0)
+    ledger.append([row(0)])
+    ledger.close()
+    as_version_1(path)
+    with pytest.raises(LedgerError, match=r"version 1 and this parity reads version 2; start the monitor on it once"):
+        open_read_only(path)
+    again = opened(path)
+    again.append([row(1)])
+    old, new = again.rows(1)
+    assert (old.reference_answer, old.reference_tokens) == ("", ())
+    assert (old.scores, new.reference_tokens) == (
+        tuple(replace(s, explanation={}) for s in row(0).scores),
+        row(1).reference_tokens,
+    )
+    again.close()
+    assert len(list(open_read_only(path).observations(1))) == 2

@@ -8,7 +8,8 @@ from typing import Any
 import orjson
 import pytest
 
-from proxy.monitor.evaluate import Evaluator, Heard, Keeping, mismatch_rule
+from proxy.monitor.evaluate import Evaluator, Keeping, mismatch_rule
+from proxy.monitor.heard import Heard
 from proxy.monitor.mirror import Answer, Answers
 from proxy.monitor.plan import Coins, Plan
 from proxy.monitor.probes import MIN_PROMPT_TOKENS, probe_plan

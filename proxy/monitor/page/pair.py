@@ -128,6 +128,8 @@ def _facts(shown: Mapping[str, Any]) -> Html:
         "stratum": shown["stratum"] or "unknown",
         "prompt tokens, candidate": _known(shown["prompt_tokens"]),
         "prompt tokens, reference": _known(shown["reference_prompt_tokens"]),
+        "reference's reply": _come_by(shown["reference_answer"]),
+        "reference's tokens": _spent(shown["reference_tokens"]),
         "position": f"{shown['position']} in epoch {shown['epoch']}",
         "disposition": shown["disposition"] + (f", {shown['reason']}" if shown["reason"] else ""),
     }
@@ -136,6 +138,20 @@ def _facts(shown: Mapping[str, Any]) -> Html:
         tag("h2", "Exchange"),
         tag("dl", [(tag("dt", name), tag("dd", told)) for name, told in facts.items()]),
     )
+
+
+def _come_by(answer: str) -> str:
+    if answer == "verified":
+        return "verified: every token of the reply beside it is the reference's own best, so it was not generated again"
+    how, _, why = answer.partition("/")
+    return (how + (f", not verified: {why.replace('_', ' ')}" if why else "")) or "none"
+
+
+def _spent(tokens: Mapping[str, Mapping[str, int]]) -> str:
+    told = [
+        f"{name.replace('_', ' ')} {one['prefill']:,} read, {one['decode']:,} generated" for name, one in tokens.items()
+    ]
+    return "; ".join(told) or "none counted"
 
 
 def _scores(shown: Mapping[str, Any]) -> Html:
