@@ -26,7 +26,7 @@ from tests.bench.relay.proxies import Proxy
 from tests.bench.relay.scenarios import Figures, Scenario, measured, spread
 
 STREAMS = Scenario("streams", 32, 32, pace_ms=10)
-REQUESTS = Scenario("requests", 32, 600, rate=200.0)
+REQUESTS = Scenario("requests", 32, 300, rate=200.0)
 SETTLE_S = 60.0
 MORE = """
 [mirror]

@@ -45,6 +45,7 @@ async def run(rounds: int, arms: tuple[str, ...], scenarios: tuple[str, ...], se
         async with AsyncExitStack() as stack:
             server, port = await Canned().listen()
             stack.callback(server.close)
+            stack.callback(sleepless().set)
             up = [Proxy("direct", port)]
             for arm in arms:
                 up.append(await started(stack, MAKERS[arm], port, Path(name), PROXY_CORE))
@@ -100,6 +101,19 @@ def pin(core: int) -> None:
     """This process runs on that core alone, where there are several."""
     if (os.cpu_count() or 1) > 1:
         os.sched_setaffinity(0, {core})
+
+
+def sleepless() -> asyncio.Event:
+    """Keeps this loop polling until the event is set: a proxy whose write has to wake the load pays for that wake, and
+    the faster one, whose load never gets to sleep, would not."""
+    ended, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def again() -> None:
+        if not ended.is_set():
+            loop.call_soon(again)
+
+    again()
+    return ended
 
 
 async def started(
