@@ -145,7 +145,7 @@ async def test_connect_time_out_is_504() -> None:
             began = time.monotonic()
             await c.send(chat())
             assert (await c.wait_bytes(b"}}")).startswith(b"HTTP/1.1 504 ")
-            assert time.monotonic() - began >= 0.4
+            assert time.monotonic() - began > 0.39  # two time-outs of 0.2 s, whose timers count whole milliseconds
         for filler in fillers:
             filler.close()
 
