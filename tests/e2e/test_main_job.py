@@ -90,7 +90,8 @@ def test_the_reference_agrees_with_itself_and_the_candidate_does_not(values: Val
     floor = numbers(values, "noise", "logprob_kl")
     candidate = numbers(values, "candidate", "logprob_kl")
     assert len(floor) >= 20
-    assert max(floor) == 0.0
+    # Which requests share a batch moves a logit's last bit: 0 in most runs, 2e-9 and 1e-7 nats were seen.
+    assert max(floor) < 1e-6
     assert sum(candidate) / len(candidate) > 1e-4
     assert max(numbers(values, "noise", "tool_call_mismatch")) == 0.0
 
