@@ -146,11 +146,11 @@ def test_a_rotation_alone_is_the_same_model() -> None:
     assert all(abs(kl) < 1e-6 for kl in found.values()), found
 
 
-def test_the_seed_is_the_rotations(tmp_path: Path) -> None:
+def test_the_rotations_are_the_tools_own_whatever_the_seed(tmp_path: Path) -> None:
+    """llm-compressor 0.14 gives its transforms no seed, and their generator's default never changes."""
     recipe = write_recipe("quarot-w4a16", tmp_path)
-    digests = [run(recipe, "--out", tmp_path / f"{number}", "--seed", seed)["checkpoint"]["sha256"]
-               for number, seed in enumerate((1, 1, 2))]  # fmt: skip
-    assert digests[0] == digests[1] != digests[2]
+    digests = [run(recipe, "--out", tmp_path / f"{seed}", "--seed", seed)["checkpoint"]["sha256"] for seed in (1, 2)]
+    assert digests[0] == digests[1]
 
 
 @pytest.mark.parametrize("name", ROWS)
