@@ -1,8 +1,8 @@
 """The shadow-side client of one arm: whole replies over aiohttp, bounded in time, bytes and connections.
 
-Replies with logprobs are hundreds of kilobytes: aiohttp's parser reads one in a third of the CPU that httpx takes
-(`python -m tests.bench.monitor_cost`). Its errors become ours at one seam. No POST is ever sent twice; a GET may be, if
-a kept connection turns out to be closed.
+Replies with logprobs are hundreds of kilobytes, and aiohttp's parser is compiled; what a pair costs with it is told by
+`python -m tests.bench.monitor_cost`. Its errors become ours at one seam. No POST is ever sent twice; a GET may be, if a
+kept connection turns out to be closed.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     OUT.partial/lock               held by the process that works here
     OUT.partial/state.json         what it is made from, by digests, and which steps are done
-    OUT.partial/work/              job, samples, log: goes with the rest of it
-    OUT.partial/checkpoint/        the files, whole once they are here
+    OUT.partial/work               a folder of job, samples, log: goes with the rest of it
+    OUT.partial/checkpoint         a folder of the files, whole once they are here
     OUT                            the same folder, renamed: it appears whole or not at all
 
 It lies beside OUT, so that a rename suffices, and is its owner's alone: it holds prompts.

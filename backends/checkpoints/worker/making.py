@@ -38,7 +38,7 @@ def make(job: Mapping[str, Any], samples: Sequence[Sequence[int]] | None, out: P
     torch.manual_seed(job["seed"])
     model = AutoModelForCausalLM.from_pretrained(job["model"], dtype="auto", local_files_only=True)
     plan = [_modifier(one) for one in job["modifiers"]]
-    loader = None if samples is None else _Batches(samples)
+    loader = None if samples is None else _loader(samples)
     with unpinned_without_accelerator(), uncentred(model), _progress(model, len(samples or ()), len(plan), tell):
         oneshot(
             model=model, tokenizer=tokenizer(Path(job["model"])), recipe=plan, dataset=loader,
@@ -62,7 +62,7 @@ def _modifier(one: Mapping[str, Any]) -> Any:
     return known[one["name"]](**one["arguments"])
 
 
-def _Batches(samples: Sequence[Sequence[int]]) -> Any:  # noqa: N802
+def _loader(samples: Sequence[Sequence[int]]) -> Any:
     """A loader of one sample a batch, in the order given: nothing is padded, cut or shuffled."""
     import torch
     from torch.utils.data import DataLoader

@@ -31,10 +31,21 @@ def page(told: Mapping[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|",
         *(_row(name, one) for name, one in told["rows"].items()),
         "",
+        *_before_a_fix([name for name, one in told["rows"].items() if one.get("before_a_fix")]),
         *_study(told.get("calibration_study", {})),
         *_kv(told.get("kv_study", {})),
     ]
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _before_a_fix(names: Sequence[str]) -> list[str]:
+    """Which rows are older than the code; doing them again takes their mark away."""
+    if not names:
+        return []
+    rows = ", ".join(f"`{name}`" for name in names)
+    again = f"python -m tests.bench.methods --again --recipes {' '.join(names)}"
+    study = "; the wrong scales below are `fp8-kv`'s" if "fp8-kv" in names else ""
+    return [f"Made before a fix of the worker, and to be measured again (`{again}`): {rows}{study}.", ""]
 
 
 def _row(name: str, one: Mapping[str, Any]) -> str:
