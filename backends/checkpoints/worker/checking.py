@@ -25,7 +25,7 @@ def check(folder: Path) -> dict[str, Any]:
     seen: dict[str, str] = {}
     for file in files:
         with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118  no mapping
+            for name in opened.keys():  # noqa: SIM118  safetensors' handle cannot be iterated
                 tensor = opened.get_tensor(name)
                 seen[name] = file.name
                 if tensor.is_floating_point() and not bool(torch.isfinite(tensor.to(torch.float32)).all()):
