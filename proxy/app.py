@@ -25,6 +25,7 @@ from proxy import __version__
 from proxy.errors import ParityError, SettingsError
 from proxy.feed import UnixFeedReceiver, UnixFeedSender, max_frame_bytes
 from proxy.metrics import RelayCounters
+from proxy.monitor.allocator import keep_freed_memory
 from proxy.monitor.capability_watch import CapabilityWatch
 from proxy.monitor.control import create_control_app, serve_control
 from proxy.monitor.evaluate import mismatch_rule
@@ -65,6 +66,7 @@ def run_monitor(loaded: Loaded, port: int | None = None) -> None:
     holds = knobs.holds(loaded.settings.gate)
     for sentence in holds:
         logging.getLogger(__name__).warning("no pass: %s", sentence)
+    keep_freed_memory()
     _run(lambda shutdown: _monitor(loaded, port, shutdown, holds))
 
 

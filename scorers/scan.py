@@ -90,8 +90,10 @@ class _Region:
             return None
         steps = colons.reshape(-1, per_step)
         # A step's own colons: token, id, logprob, bytes, top_logprobs; then token, id, logprob, bytes per entry.
-        entries = np.concatenate((steps[:, :4], steps[:, 5:]), axis=1).reshape(-1, 4)
-        ids_at, value_colon, bytes_colon = entries[:, 1] + 1, entries[:, 2], entries[:, 3]
+        first = np.arange(1, per_step, 4)  # the first of an entry: 0, 5, 9, ..
+        first[0] = 0
+        ids_at, value_colon, bytes_colon = (steps.take(first + place, axis=1).ravel() for place in (1, 2, 3))
+        ids_at += 1
         if not self._is_spelled(ids_at, value_colon, steps[:, 4]):
             return None
         ids = self._ids(ids_at, value_colon - 11 - ids_at)

@@ -92,8 +92,9 @@ class ToolCallScorer:
         return tuple(Unscored(spec.name, reason) for spec in SPECS)
 
     def _compare(self, left: Choice | None, right: Choice | None, tools: Mapping[str, Json]) -> _Compared:
-        ours = [read_call(call, tools.get(call.name)) for call in (left.tool_calls if left else ())]
-        theirs = [read_call(call, tools.get(call.name)) for call in (right.tool_calls if right else ())]
+        sides = [choice.tool_calls if choice else () for choice in (left, right)]
+        read = {call: read_call(call, tools.get(call.name)) for calls in sides for call in calls}  # once where alike
+        ours, theirs = ([read[call] for call in calls] for calls in sides)
         both = left is not None and right is not None
         failed, failures, notes = self._schema(ours, theirs, tools)
         if failed is not None and _is_empty(left):
@@ -120,13 +121,15 @@ class ToolCallScorer:
     ) -> tuple[bool | None, tuple[str, ...], tuple[str, ...]]:
         """Whether any call of ours breaks its schema (None: none of theirs could be decided), where, and what was
         not checked. A check that ran into a bound is a failure, but for a tool with which theirs did so too."""
-        key = [(call.name, self._checked(call, tools)) for call in theirs]
+        found = {id(call): call for call in (*theirs, *ours)}  # a call spelled alike on both sides is one value
+        verdicts = {number: self._checked(call, tools) for number, call in found.items()}
+        key = [(call.name, verdicts[id(call)]) for call in theirs]
         applies = any(verdict.validity in (Validity.VALID, Validity.INVALID) for _, verdict in key)
         exhausted = {name for name, verdict in key if verdict.validity is Validity.EXHAUSTED}
         failures: list[str] = []
         notes = {note for _, verdict in key for note in verdict.notes}
         for call in ours:
-            verdict = self._checked(call, tools)
+            verdict = verdicts[id(call)]
             failures.extend(verdict.errors)
             notes.update(verdict.notes)
             if verdict.validity is Validity.EXHAUSTED and call.name not in exhausted:

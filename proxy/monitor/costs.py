@@ -65,7 +65,8 @@ def tokens_from(text: str | None) -> tuple[TokenCount, ...]:
 
 def usage_of(body: bytes) -> tuple[int, int] | None:
     """(prompt tokens, completion tokens) as a whole reply tells them, without parsing the rest of it."""
-    found = _USAGE.search(body)
+    last = body.rfind(b'"usage"')  # as every engine writes it behind the choices, whose logprobs are most of a body
+    found = None if last < 0 else _USAGE.search(body, last) or _USAGE.search(body)
     if found is None:
         return None
     try:

@@ -187,7 +187,10 @@ class Evaluator:
             and any(row.arm == "candidate" and _is_bad(row, keeping) for row in evaluation.scores)
         )
         if not worth:
-            rows = tuple(row if row.value is None else replace(row, explanation={}) for row in evaluation.scores)
+            rows = tuple(
+                row if row.value is None else ScoreRow(row.arm, row.name, row.value, row.reason)
+                for row in evaluation.scores
+            )
             return replace(evaluation, scores=rows)
         removed: list[str] = []
         bodies = PairBodies(

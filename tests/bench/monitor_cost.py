@@ -30,6 +30,7 @@ from backends.base import Reply
 from proxy.exchange import Sampled
 from proxy.feed import UnixFeedSender
 from proxy.metrics import RelayCounters
+from proxy.monitor.allocator import keep_freed_memory
 from proxy.monitor.evaluate import Evaluator, Heard, Keeping, mismatch_rule
 from proxy.monitor.mirror import Answer, Answers
 from proxy.monitor.plan import Coins, Plan, plan
@@ -62,7 +63,11 @@ needle_rate = 0.0
 
 
 def pair_costs(rounds: int) -> dict[str, Any]:
-    """CPU of one pair from its bytes to its scores, by what there is to read. Units: milliseconds."""
+    """CPU of one pair from its bytes to its scores, by what there is to read, as the monitor keeps its memory.
+
+    Units: milliseconds.
+    """
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as name:
         settings = _settings(Path(name))
     keeping = Keeping(mismatch_rule({"tool_call_mismatch": 0.03}), True, settings.ledger.max_body_bytes, redactor(()))

@@ -1,7 +1,8 @@
 """The pairs of the monitor's benchmark: a client's stream of 256 tokens with a tool call, and both arms with top 20.
 
-As vLLM writes them: every token by its id with 20 alternatives and their bytes, no two replies alike, the arms apart in
-the logprobs' last digits and, in a share of the pairs, in one argument of the call.
+As vLLM writes them: every token by its id with 20 alternatives and their bytes, each logprob a float32 in all its
+digits, no two replies alike, the arms apart in the logprobs' last digits and, in a share of the pairs, in one argument
+of the call.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import orjson
 
 from proxy.exchange import Exchange, Outcome
@@ -142,4 +144,4 @@ def _whole(
 
 
 def _entry(token: int, logprob: float) -> dict[str, Any]:
-    return {"token": f"token_id:{token}", "logprob": round(logprob, 6), "bytes": [32, 119, 48]}
+    return {"token": f"token_id:{token}", "logprob": float(np.float32(logprob)), "bytes": [32, 119, 48]}

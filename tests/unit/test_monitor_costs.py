@@ -18,6 +18,7 @@ def test_usage_is_found_wherever_it_stands() -> None:
     assert usage_of(reply()) == (7, 2)
     assert usage_of(reply(prompt_tokens_details={"cached_tokens": 4})) == (7, 2)
     assert usage_of(b'{"usage" : {"prompt_tokens": 3}, "choices": []}') == (3, 0)
+    assert usage_of(b'{"usage": {"prompt_tokens": 3}, "model": "usage"}') == (3, 0)
 
 
 def test_a_text_that_looks_like_usage_is_only_text() -> None:

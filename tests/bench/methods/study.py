@@ -14,7 +14,7 @@ import numpy as np
 
 from tests.bench.methods.mirrored import mirrored
 from tests.bench.methods.traffic import FULL, bodies, training_bodies, write_unrelated
-from tests.e2e.engines import WORK, vllm_servers
+from tests.e2e.engines import MODEL, WORK, vllm_servers
 
 MAX_MODEL_LEN = 4096
 METHODS = ("gptq-w4a16", "awq-w4a16")
@@ -33,7 +33,9 @@ def calibration(
     folder = WORK / "methods"
     ledger = folder / "traffic.run" / "ledger.sqlite"
     if not ledger.exists():
-        asyncio.run(mirrored("bf16", reference, reference, training_bodies(CANDIDATES, 23), ledger.parent))
+        with vllm_servers({"traffic": MODEL}, MAX_MODEL_LEN) as started:  # a second server: one engine beside itself
+            seen = training_bodies(CANDIDATES, 23)  # is refused as settings that compare nothing
+            asyncio.run(mirrored("bf16", started["traffic"].url, reference, seen, ledger.parent))
     for seed in range(seeds):
         for method in METHODS:
             for source in ("ledger", "unrelated"):
