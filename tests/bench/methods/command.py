@@ -1,6 +1,6 @@
 """Every method of `parity quantize` on the shipped model, served by a real vLLM beside BF16, mirrored and scored.
 
-    python -m tests.bench.methods [--recipes NAME ...] [--calibration-study] [--kv-study] [--again]
+    python -m tests.bench.methods [--recipes NAME ...] [--calibration-study] [--scales-study] [--again]
 
 Writes docs/bench/methods.json and docs/methods.md after each row; rows that are there are not done again without
 --again. Needs .venv-vllm and .venv-quantize (make e2e sets them up). Exit code 1 when a row's diagnosis names an axis
@@ -103,13 +103,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--recipes", nargs="+", choices=(*ROWS, *OPTIONAL), metavar="NAME", help="only these")
     parser.add_argument("--again", action="store_true", help="do rows again that are there")
     parser.add_argument("--calibration-study", action="store_true", help="the ledger's traffic against unrelated text")
-    parser.add_argument("--kv-study", action="store_true", help="a cache with wrong scales, and what is named")
+    parser.add_argument(
+        "--scales-study", action="store_true", help="a cache and weights with wrong scales, and what is named"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="of the calibration study")
     given = parser.parse_args(arguments)
     told: dict[str, Any] = json.loads(PLACE.read_text(encoding="utf-8")) if PLACE.exists() else {}
     told = {"rows": {}, **told, "command": COMMAND, "samples": SAMPLES, "max_tokens": MAX_TOKENS}
     signal.signal(signal.SIGTERM, _interrupted)  # so that the engines end with the bench
-    studies = given.calibration_study or given.kv_study
+    studies = given.calibration_study or given.scales_study
     names = given.recipes or (() if studies else tuple(ROWS))
     with vllm_servers({"reference": MODEL}, MAX_MODEL_LEN) as started:
         reference = started["reference"].url
@@ -124,11 +126,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for name, one in study.calibration(reference, given.seeds, told.get("calibration_study", {}), quantized):
                 told.setdefault("calibration_study", {})[name] = one
                 write(told)
-        if given.kv_study:
-            if not (WORK / "methods" / "fp8-kv").exists():
-                told["rows"]["fp8-kv"] = row("fp8-kv", reference, FULL)
-            for name, one in study.wrong_scales(reference, told.get("kv_study", {})):
-                told.setdefault("kv_study", {})[name] = one
+        if given.scales_study:
+            for name in (recipe for recipe, *_ in study.WRONG.values()):
+                if not (WORK / "methods" / name).exists():
+                    told["rows"][name] = row(name, reference, FULL)
+            for name, one in study.wrong_scales(reference, told.get("scales_study", {})):
+                told.setdefault("scales_study", {})[name] = one
                 write(told)
     return int(any(wrong(one) for one in told["rows"].values()))
 

@@ -7,7 +7,7 @@ import itertools
 import shutil
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,11 @@ SCORES = ("logprob_kl", "top1_disagreement", "tool_call_mismatch", "copy_recall_
 LEAST_KL = 1e-5  # *choice*: a hundred times what BF16 shows against itself, 1e-7, which is the printing of logprobs
 JUDGED = ("logprob_kl", "tool_call_mismatch", "copy_recall_loss")
 
-# The limits are the demo's (proxy/demo/stage.py): those of a product that accepts what INT4 costs a model this small.
+ACCEPTING: Mapping[str, float] = {"copies": 0.15, "calls": 0.2, "kl": 0.15, "slack": 0.2}
+"""The demo's (proxy/demo/stage.py): a product that accepts what INT4 costs a model this small."""
+STRICT: Mapping[str, float] = {"copies": 0.01, "calls": 0.01, "kl": 0.003, "slack": 0.01}
+"""*choice*: a product that accepts no damage that 192 requests can show."""
+
 SETTINGS = """\
 [candidate]
 url = "{candidate}"
@@ -54,20 +58,25 @@ port = 0
 recipe = "{name}"
 alpha_rollback = 0.05
 [budgets.copy_recall_loss]
-limit = 0.15
-slack = 0.2
+limit = {copies}
+slack = {slack}
 critical = true
 [budgets.tool_call_mismatch]
-limit = 0.2
-slack = 0.2
+limit = {calls}
+slack = {slack}
 critical = true
 [budgets.logprob_kl]
-limit = 0.15
+limit = {kl}
 """
 
 
 async def mirrored(
-    name: str, candidate: str, reference: str, bodies: Sequence[dict[str, Any]], folder: Path
+    name: str,
+    candidate: str,
+    reference: str,
+    bodies: Sequence[dict[str, Any]],
+    folder: Path,
+    limits: Mapping[str, float] = ACCEPTING,
 ) -> dict[str, Any]:
     """The figures of one candidate: means of the scores, the gate's verdict, and the suspect axis.
 
@@ -75,7 +84,8 @@ async def mirrored(
     same rule says of the same ledger were every judged score over its limit.
     Raises:  AssertionError when the proxy does not settle.
     """
-    async with serving(_settings(name, candidate, reference, folder)) as urls:
+    told = SETTINGS.format(candidate=candidate, reference=reference, folder=folder, name=name, **limits)
+    async with serving(_settings(told, folder)) as urls:
         errors = await _send(urls["relay"], bodies)
         gate = await _settled(urls["control"], len(bodies))
     rows = list(open_read_only(folder / "ledger.sqlite").observations(gate["epoch"]))
@@ -86,17 +96,17 @@ async def mirrored(
         "errors": {score: error(rows, score) for score in SCORES},
         "counts": {score: len(values(rows, score)) for score in SCORES},
         "verdict": gate["verdict"],
+        "over": [name for name, budget in gate["budgets"].items() if budget["verdict"] == "fail"],
         "suspect": gate["diagnosis"]["axis"],
         **_suspected(rows),
     }
 
 
-def _settings(name: str, candidate: str, reference: str, folder: Path) -> Path:
+def _settings(told: str, folder: Path) -> Path:
     """The settings file, in a folder of its own without a ledger."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     config = folder / "parity.toml"
-    told = SETTINGS.format(candidate=candidate, reference=reference, folder=folder, name=name)
     config.write_text(told, encoding="utf-8")
     return config
 

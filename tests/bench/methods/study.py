@@ -1,4 +1,4 @@
-"""Two questions beside the table: what the calibration's text is worth, and what is named when the cache is wrong."""
+"""Two questions beside the table: what the calibration's text is worth, and what is named when one axis is wrong."""
 
 from __future__ import annotations
 
@@ -12,16 +12,22 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from tests.bench.methods.mirrored import mirrored
+from tests.bench.methods.mirrored import STRICT, mirrored
+from tests.bench.methods.recipes import flags_of
 from tests.bench.methods.traffic import FULL, bodies, training_bodies, write_unrelated
 from tests.e2e.engines import MODEL, WORK, vllm_servers
 
 MAX_MODEL_LEN = 4096
 METHODS = ("gptq-w4a16", "awq-w4a16")
 CANDIDATES = 140  # what the ledger saw, and how many unrelated pieces there are
-SCALES = (1.0, 2.0, 100.0, 0.6, 0.3)
-"""*choice*: the calibrated scales times these. Twice leaves room above what calibration saw; a hundred times is near
-scale 1.0 on this model; six tenths clip the largest keys and values, three tenths so many that nothing works."""
+WRONG: Mapping[str, tuple[str, str, tuple[float, ...]]] = {
+    "cache": ("fp8-kv", "kv_cache", (1.0, 2.0, 100.0, 0.6, 0.3)),
+    "weights": ("rtn-w4a16", "weights", (1.0, 0.9, 0.8)),
+}
+"""By what is damaged: the row whose checkpoint it is, the axis it lies on, and what its scales are multiplied by.
+*choice*: twice a cache's scales leaves room above what calibration saw; a hundred times is near scale 1.0 on this
+model; six tenths clip the largest keys and values, three tenths so many that nothing works."""
+_SCALES = {"cache": (".k_scale", ".v_scale"), "weights": (".weight_scale",)}
 
 Quantized = Callable[..., dict[str, Any]]
 
@@ -56,22 +62,23 @@ def calibration(
 
 
 def wrong_scales(reference: str, known: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The FP8 cache of the row `fp8-kv`, its scales times a factor: damage that lies in the cache alone."""
+    """Checkpoints of the table, their scales times a factor: damage that lies on one axis alone, by strict limits."""
     folder = WORK / "methods"
-    for factor in SCALES:
-        name = f"x{factor:g}"
-        if name in known:
-            continue
-        out = scaled(folder / "fp8-kv", folder / f"fp8-kv-{name}", factor)
-        with vllm_servers({"study": out}, MAX_MODEL_LEN, ("--kv-cache-dtype", "fp8_e4m3")) as started:
-            run = folder / f"{out.name}.run"
-            found = asyncio.run(mirrored(name, started["study"].url, reference, bodies(FULL), run))
-        print(f"{name}: {json.dumps(found)}", flush=True)
-        yield name, found
+    for what, (recipe, axis, factors) in WRONG.items():
+        for factor in factors:
+            name = f"{what} x{factor:g}"
+            if name in known:
+                continue
+            out = scaled(folder / recipe, folder / f"{recipe}-x{factor:g}", factor, _SCALES[what])
+            with vllm_servers({"study": out}, MAX_MODEL_LEN, flags_of(recipe)) as started:
+                run = folder / f"{out.name}.run"
+                found = asyncio.run(mirrored(name, started["study"].url, reference, bodies(FULL), run, STRICT))
+            print(f"{name}: {json.dumps(found)}", flush=True)
+            yield name, found | {"axis": axis}
 
 
-def scaled(source: Path, target: Path, factor: float) -> Path:
-    """A copy of a checkpoint whose k_scale and v_scale are `factor` times what they were."""
+def scaled(source: Path, target: Path, factor: float, endings: tuple[str, ...]) -> Path:
+    """A copy of a checkpoint in which the tensors of these names are `factor` times what they were."""
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target)
     file = target / "model.safetensors"
@@ -81,11 +88,11 @@ def scaled(source: Path, target: Path, factor: float) -> Path:
     kinds = {"BF16": np.dtype(ml_dtypes.bfloat16), "F32": np.dtype(np.float32)}
     changed = 0
     for name, one in header.items():
-        if name.endswith((".k_scale", ".v_scale")):
+        if name.endswith(endings):
             start, end = (8 + size + place for place in one["data_offsets"])
             held = np.frombuffer(raw[start:end], kinds[one["dtype"]]).astype(np.float32) * factor
             raw[start:end] = held.astype(kinds[one["dtype"]]).tobytes()
             changed += 1
-    assert changed, f"{source} holds no scales of a cache"
+    assert changed, f"{source} holds none of {endings}"
     file.write_bytes(raw)
     return target
