@@ -127,17 +127,15 @@ class _Region:
         if not (last >> np.uint64(40) == _word(b',"b')).all():
             return None
         first = self._words[start]
-        second_digit, third = (first >> np.uint64(16)) & _BYTE, (first >> np.uint64(24)) & _BYTE
-        short = second_digit == ord(".")
-        plain = ((first & _BYTE) == ord("-")) & (short | (third == ord(".")))
-        whole = ((first >> np.uint64(8)) & _BYTE).view(np.int64) - ord("0")
-        whole = np.where(short, whole, whole * 10 + (second_digit.view(np.int64) - ord("0")))
-        decimals_at = start + np.where(short, 3, 4)
+        one_digit, two_digits = first & _ONE_MASK == _ONE_DIGIT, first & _TWO_MASK == _TWO_DIGITS
+        ones, more = (((first >> np.uint64(bits)) & _BYTE).view(np.int64) - ord("0") for bits in (8, 16))
+        whole = np.where(one_digit, ones, ones * 10 + more)
+        decimals_at = start + 4 - one_digit
         counts = end - decimals_at
-        part, fine = self._eight_decimals(decimals_at, counts)
-        plain &= fine & (counts > 0) & (whole >= 0) & (whole < 100) & ~_holds_e(last)
+        part, plain = self._eight_decimals(decimals_at, counts)
+        plain &= (one_digit | two_digits) & (counts > 0) & (whole >= 0) & (whole < 100) & ~_holds_e(last)
         values = -(whole + part * 1e-8)
-        small = np.flatnonzero(plain & (whole == 0) & (counts > 8))
+        small = np.flatnonzero((whole == 0) & (counts > 8) & plain)
         if len(small):
             rest, fine = self._eight_decimals(decimals_at[small] + 8, counts[small] - 8)
             values[small] -= rest * 1e-16
@@ -146,8 +144,10 @@ class _Region:
 
     def _eight_decimals(self, start: _Places, counts: _Places) -> tuple[npt.NDArray[np.int64], _Flags]:
         """The first eight decimals as a number, zeros after the last, and whether they all were digits."""
-        keep = _KEEP[np.clip(counts, 0, 8)]
-        digits = (self._words[start] & keep) ^ (_ZEROS & keep)
+        digits = self._words[start] ^ _ZEROS
+        fewer = np.flatnonzero(counts < 8)
+        if len(fewer):
+            digits[fewer] &= _KEEP[np.maximum(counts[fewer], 0)]
         return _number(digits), _are_digits(digits)
 
     def _with_others(self, values: Floats, others: _Places, start: _Places, end: _Places) -> Floats | None:
@@ -166,6 +166,8 @@ def _word(text: bytes) -> np.uint64:
 
 _SHIFT = np.array([0, *(8 * (8 - length) for length in range(1, 9))], np.uint64)
 _FILL = np.array([int.from_bytes(b"0" * (8 - length), "little") for length in range(9)], np.uint64)
+_ONE_MASK, _ONE_DIGIT = _word(b"\xff\x00\xff"), _word(b"-\x00.")  # -I.
+_TWO_MASK, _TWO_DIGITS = _word(b"\xff\x00\x00\xff"), _word(b"-\x00\x00.")  # -II.
 _KEEP = np.array([(1 << 8 * length) - 1 for length in range(9)], np.uint64)
 
 
