@@ -2,7 +2,8 @@
 
 A client sends one head over and over, and so does an engine; reading it anew is half of what the relay itself costs a
 request. What llhttp and head.py accepted once is accepted again without them: nothing but the digits differs, and those
-are checked here. A head with an id of its own in each request is simply read each time.
+are checked here. Behind an ingress some lines have another value in each request: an id, a trace, the client's address.
+Those that nothing here reads (`_FREE`) may differ too, once they were seen to, as long as their values are plain text.
 """
 
 from __future__ import annotations
@@ -14,16 +15,33 @@ from proxy.relay.head import LENGTH, ReplyHead, RequestHead
 PATIENCE, SELDOM = 3, 16  # choice: after so many heads that did not come again, only each sixteenth is remembered
 MAX_REMEMBERED_BYTES = 4096  # choice: an SDK's head has 600; each connection may hold one, and what is sent for it
 _MAX_DIGITS = 18  # as head.py
+_MAX_VALUE = 256  # choice: an API key has 164 characters, a traceparent 55
+_FREE = (
+    rb"[Xx]-(?i:request-id|correlation-id|amzn-trace-id|b3-[a-z]+|forwarded-for|real-ip)|[Tt](?i:raceparent|racestate)|"
+    rb"[Aa](?i:uthorization)|[Ii](?i:dempotency-key)"
+)
+"""Header names whose values head.py does not look at, and that a connection's requests often do not share."""
+_PLAIN = re.compile(
+    rb"[!-~]+(?: [!-~]+)*"
+)  # no control character, no tab, no space at either end: llhttp's and nginx's
+_GAP_LINE = re.compile(rb"(\r\n(?:([Cc]ontent-[Ll]ength)|" + _FREE + rb"): )([^\r]{1,256})(?=\r\n)")
 _LENGTH_LINE = re.compile(rb"(\r\n[Cc]ontent-[Ll]ength: )([0-9]{1,18})(?=\r\n)")
 
 
 class RepeatedRequest:
     """The last request head of one client's connection."""
 
-    __slots__ = ("_after", "_before", "_digits", "_forward_after", "_forward_before", "_head", "_misses")
+    __slots__ = (
+        "_after", "_before", "_changing", "_digits", "_forward_after", "_forward_before", "_head", "_misses", "_pieces",
+        "_values",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._misses = 0
+        self._values: dict[bytes, bytes] = {}  # of the free lines, as last read in full
+        self._changing: set[bytes] = set()  # those of them that differed
+        # Where some did: of each value whether it is the length, and what follows it as read and as sent on.
+        self._pieces: tuple[tuple[bool, bytes, bytes], ...] = ()
         self._before = self._after = self._digits = self._forward_before = self._forward_after = b""
         self._head: RequestHead | None = None
 
@@ -32,6 +50,8 @@ class RepeatedRequest:
         last = self._head
         if last is None or not data.startswith(self._before):
             return None
+        if self._pieces:
+            return self._read_pieces(data, last)
         at = len(self._before)
         end = data.find(b"\r", at, at + _MAX_DIGITS + 1)
         if end < 0 or not data.startswith(self._after, end):
@@ -49,6 +69,30 @@ class RepeatedRequest:
             )  # fmt: skip
         return last, data[end + len(self._after) :]
 
+    def _read_pieces(self, data: bytes, last: RequestHead) -> tuple[RequestHead, bytes] | None:
+        """The same where more than the length may differ."""
+        at = len(self._before)
+        forward = [self._forward_before]
+        digits = b""
+        for is_length, piece, sent in self._pieces:
+            end = data.find(b"\r", at, at + _MAX_VALUE + 1)
+            if end < 0 or not data.startswith(piece, end):
+                return None
+            value = data[at:end]
+            if is_length:
+                digits = value
+                if len(digits) > _MAX_DIGITS or not digits.isdigit():
+                    return None
+            elif _PLAIN.fullmatch(value) is None:
+                return None
+            forward += value, sent
+            at = end + len(piece)
+        self._misses = 0
+        return RequestHead(
+            last.method, last.target, last.path, last.http11, b"".join(forward), int(digits),
+            False, last.keep_alive, last.expects_continue, last.opted_out,
+        ), data[at:]  # fmt: skip
+
     def remember(self, raw: bytes, head: RequestHead, max_bytes: int) -> None:
         """Keeps an accepted head; `raw` is what was read, its blank line included. Longer ones are let go."""
         self._misses += 1
@@ -56,10 +100,32 @@ class RepeatedRequest:
             return
         if head.chunked or len(raw) + _MAX_DIGITS > min(max_bytes, MAX_REMEMBERED_BYTES):
             return
+        if self._changes(raw):
+            self._remember_pieces(raw, head, max_bytes)
+            return
         read, sent = _LENGTH_LINE.search(raw), _LENGTH_LINE.search(head.forward)
         if read is not None and sent is not None:
             self._before, self._digits, self._after = raw[: read.end(1)], read[2], raw[read.end() :]
             self._forward_before, self._forward_after = head.forward[: sent.end(1)], head.forward[sent.end() :]
+            self._pieces = ()
+            self._head = head
+
+    def _changes(self, raw: bytes) -> bool:
+        """Whether any free line has had another value on this connection."""
+        last, self._values = self._values, {gap[1]: gap[3] for gap in _GAP_LINE.finditer(raw) if not gap[2]}
+        self._changing.update(line for line, value in self._values.items() if last.get(line, value) != value)
+        return not self._changing.isdisjoint(self._values)
+
+    def _remember_pieces(self, raw: bytes, head: RequestHead, max_bytes: int) -> None:
+        read, passed = ([gap for gap in _GAP_LINE.finditer(text) if gap[2] or gap[1] in self._changing]
+                        for text in (raw, head.forward))  # fmt: skip
+        lengths = [gap[2] is not None for gap in read]
+        alike = [gap[0] for gap in passed] == [gap[0] for gap in read]  # else a Connection line has taken one out
+        grown = len(raw) + _MAX_VALUE * len(read)
+        if sum(lengths) == 1 and alike and grown <= min(max_bytes, MAX_REMEMBERED_BYTES):
+            self._before, *pieces = _between(raw, read)
+            self._forward_before, *sent = _between(head.forward, passed)
+            self._pieces = tuple(zip(lengths, pieces, sent, strict=True))
             self._head = head
 
 
@@ -101,3 +167,9 @@ class RepeatedReply:
             self._before, self._after = raw[: read.end(1)], raw[read.end() :]
             self._kept_before, self._kept_after = reply.kept[: kept.end(1)], reply.kept[kept.end() :]
             self._status, self._reusable = reply.status, reply.reusable
+
+
+def _between(text: bytes, gaps: list[re.Match[bytes]]) -> list[bytes]:
+    """What stands around the values of the lines."""
+    starts = [0, *(gap.end() for gap in gaps)]
+    return [text[start:end] for start, end in zip(starts, [*(gap.end(1) for gap in gaps), len(text)], strict=True)]

@@ -265,6 +265,33 @@ async def test_thousands_of_pipelined_refusals_do_not_recurse() -> None:
 
 
 @on_uvloop
+async def test_each_request_keeps_its_own_ids() -> None:
+    # As behind an ingress: the heads of one connection differ in ids, traces, keys and lengths alone.
+    sent = [
+        chat(
+            b"x" * number,
+            b"X-Request-Id: %032x" % number,
+            b"Connection: keep-alive",
+            b"traceparent: 00-%032x-%016x-01" % (number * 7, number * 3),
+            b"Authorization: Bearer sk-%d" % (number // 4),
+            b"Keep-Alive: 5",
+            b"X-Forwarded-For: 10.0.0.%d, 10.1.0.1" % number,
+        )
+        for number in range(40)
+    ]
+    async with upstream(replies(OK)) as up, relay(up) as proxy, client(proxy) as c:
+        for turn, one in enumerate(sent, 1):
+            await c.send(one)
+            await c.wait_for(lambda got, turn=turn: got.count(b"{}") == turn)
+        await c.send(b"".join(sent))  # and pipelined
+        await c.wait_for(lambda got: got.count(b"{}") == 2 * len(sent))
+    passed = b"".join(sent * 2)
+    for hop in (b"Connection: keep-alive\r\n", b"Keep-Alive: 5\r\n"):
+        passed = passed.replace(hop, b"")
+    assert up.received == passed
+
+
+@on_uvloop
 async def test_head_in_single_bytes() -> None:
     async with upstream(replies(OK)) as up, relay(up) as proxy, client(proxy) as c:
         for byte in chat(b"abc"):
