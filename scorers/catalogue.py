@@ -94,5 +94,5 @@ def _sound(item: Scored, spec: ScoreSpec) -> Scored:
         return item
     upper = 1.0 if spec.bounded else math.inf
     if math.isfinite(item.value) and 0.0 <= item.value <= upper:
-        return Score(item.name, float(item.value), item.explanation)
+        return item if type(item.value) is float else Score(item.name, float(item.value), item.explanation)
     return Unscored(item.name, Reason.SCORER_ERROR, {"error": "value outside its bounds"})

@@ -83,7 +83,7 @@ class _Region:
 
     def grid(self) -> TokenGrid | None:
         """The arrays, or None where any entry is spelled otherwise."""
-        colons = np.flatnonzero(self._bytes == ord(":"))
+        colons = (self._bytes == ord(":")).nonzero()[0]
         second = self._body.find(_LIST, self._body.find(_LIST, self._start) + 1, self._end)
         per_step = len(colons) if second < 0 else int(np.searchsorted(colons, second - self._start)) - 4
         if per_step < 9 or per_step % 4 != 1 or len(colons) % per_step:

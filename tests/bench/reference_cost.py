@@ -94,8 +94,9 @@ async def measured(recipes: Sequence[str], requests: int) -> dict[str, Any]:
         apart = {name: _apart(base.rows, run.rows) for name, run in runs.items() if run is not base}
         found[recipe] = {
             "runs": {name: run.figures for name, run in runs.items()},
-            "scores_compared": {name: compared for name, (compared, _) in apart.items()},
-            "scores_apart": {name: differing for name, (_, differing) in apart.items()},
+            "scores_compared": {name: compared for name, (compared, *_) in apart.items()},
+            "scores_apart": {name: differing for name, (_, differing, _) in apart.items()},
+            "largest_gap": {name: gap for name, (*_, gap) in apart.items()},
         }
         print(json.dumps({recipe: found[recipe]}), file=sys.stderr)
     same = not any(apart for row in found.values() for apart in row["scores_apart"].values())
@@ -166,15 +167,21 @@ def _evidence(rows: Sequence[LedgerRow], name: str, limit: float) -> dict[str, f
     return {"pairs": len(values), "over": over, "mean": round(sum(values) / max(len(values), 1), 4)}
 
 
-def _apart(base: Sequence[LedgerRow], other: Sequence[LedgerRow]) -> tuple[int, dict[str, int]]:
-    """(scores that both runs have, those that differ by name), request by request."""
+def _apart(
+    base: Sequence[LedgerRow], other: Sequence[LedgerRow]
+) -> tuple[int, dict[str, int], dict[str, tuple[float, float]]]:
+    """Request by request: how many scores both runs have, how many differ by name, and the two furthest apart."""
     compared, differing = 0, dict.fromkeys(LIMITS, 0)
+    furthest: dict[str, tuple[float, float]] = {}
     for one, two in zip(base, other, strict=True):
         left, right = _numbers(one), _numbers(two)
         for name in LIMITS.keys() & left.keys() & right.keys():
             compared += 1
-            differing[name] += abs(left[name] - right[name]) > (APART_NATS if name == "logprob_kl" else 0.0)
-    return compared, {name: count for name, count in differing.items() if count}
+            gap = abs(left[name] - right[name])
+            differing[name] += gap > (APART_NATS if name == "logprob_kl" else 0.0)
+            if gap > abs(furthest.get(name, (0.0, 0.0))[0] - furthest.get(name, (0.0, 0.0))[1]):
+                furthest[name] = left[name], right[name]
+    return compared, {name: count for name, count in differing.items() if count}, furthest
 
 
 def table(measured: Mapping[str, Any]) -> str:
