@@ -5,7 +5,7 @@
 Pairs of 256 tokens with top 20 and a tool call (`monitor_pairs`). First in this process: plan, decoding and scoring,
 each kind of pair in turn, the median of the rounds. Then `parity monitor` as a process of its own, pinned to one core:
 fed over its socket as a relay feeds it, with a reference that answers at once; what it scores and what it loses at
-each rate, and how long its loop was blocked while bodies of 1 MB came by.
+each rate, and how long its control port took to answer meanwhile. Bodies of 1 MB: `tests.bench.monitor_large`.
 """
 
 from __future__ import annotations
@@ -130,18 +130,18 @@ async def sustained(seconds: float, rates: Sequence[int]) -> dict[str, Any]:
         sequence = 0
         await proxies.watching(monitor)
         for rate in (rates[0], *rates):  # the first one warms up
-            before, cpu_s = await _coverage(monitor), monitor.cpu_s()
+            before, cpu_s = await coverage(monitor), monitor.cpu_s()
             began_s = time.monotonic()
             total = int(rate * seconds)
             late_s = asyncio.ensure_future(_answers_late(monitor))
             for number in range(total):
-                _offer(sender, many[number % len(many)], sequence)
+                offer(sender, many[number % len(many)], sequence)
                 sequence += 1
                 if (ahead_s := began_s + number / rate - time.monotonic()) > 0.001:
                     await asyncio.sleep(ahead_s)
             offered_s = time.monotonic() - began_s
             cpu_s = monitor.cpu_s() - cpu_s
-            at_end = await _coverage(monitor)
+            at_end = await coverage(monitor)
             after = await _settled(monitor, before["sampled"] + total)
             late_s.cancel()
             told[str(rate)] = {
@@ -172,31 +172,29 @@ async def _answers_late(monitor: Proxy) -> None:
             await asyncio.sleep(0.1)
 
 
-def _offer(sender: UnixFeedSender, pair: PairBytes, sequence: int) -> None:
+def offer(sender: UnixFeedSender, pair: PairBytes, sequence: int) -> None:
+    """The pair goes over the feed as a relay's worker sends it: its mark, then the exchange."""
     seen = exchange(pair, sequence, "bench")
     sender.offer(Sampled(seen.id, seen.worker, seen.sequence, seen.at_unix_s))
     sender.offer(seen)
 
 
-async def _coverage(monitor: Proxy) -> dict[str, int]:
+async def coverage(monitor: Proxy) -> dict[str, int]:
+    """What became of all that was offered so far."""
     async with httpx.AsyncClient(timeout=30) as http:
         gate = (await http.get(f"http://127.0.0.1:{monitor.control_port}/gate")).json()
-    coverage = gate["coverage"]
-    return {
-        "sampled": coverage["sampled"],
-        "scored": coverage["scored"],
-        "lost": coverage["sampled"] - coverage["scored"],
-    }
+    told = gate["coverage"]
+    return {"sampled": told["sampled"], "scored": told["scored"], "lost": told["sampled"] - told["scored"]}
 
 
 async def _settled(monitor: Proxy, sampled: int) -> dict[str, int]:
     deadline_s = time.monotonic() + 60
     while time.monotonic() < deadline_s:
-        coverage = await _coverage(monitor)
-        if coverage["sampled"] >= sampled:
-            return coverage
+        found = await coverage(monitor)
+        if found["sampled"] >= sampled:
+            return found
         await asyncio.sleep(0.1)
-    return await _coverage(monitor)
+    return await coverage(monitor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -223,6 +221,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "monitor_on_one_core": rates,
         "kept": kept,
     }
+    if given.out.exists():  # monitor_large has its own key there
+        told |= {name: value for name, value in json.loads(given.out.read_text()).items() if name not in told}
     given.out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     for name, held in kept.items():
         print(f"{'kept  ' if held else 'BROKEN'} {name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from typing import Literal
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scorers import spans
 from scorers.records import DecodedRequest
 from scorers.spans import MAX_SPANS, TAIL_CHARS, copied_spans, far_text, find_whole, says
 
@@ -157,3 +159,31 @@ def test_a_completion_has_no_last_turn() -> None:
     assert len(far_text(chat)[1]) == 2000
     completion = DecodedRequest("completion", "m", False, 1, True, 0.0, prompt_text=FILLER * 50, body=body)
     assert len(far_text(completion)[1]) == TAIL_CHARS
+
+
+class _AnyNumber(set[str]):
+    """As if every number stood in the prompt, so that each word is searched for."""
+
+    def issuperset(self, other: object) -> bool:
+        return True
+
+
+_SCRAPS = st.lists(
+    st.sampled_from(["12", "123", "4711", "٣٤", "x", "-", ".", ",", ":", " ", "ab", "_", "0", "/"]), max_size=40
+).map("".join)
+
+
+@given(_SCRAPS, _SCRAPS, st.integers(1, 9))
+def test_a_word_whose_numbers_are_not_in_the_prompt_is_not_in_it(answer: str, far: str, piece: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spans, "_PIECE_CHARS", piece)
+        quick = spans._ids(answer, far)
+        patch.setattr(spans, "_numbers", lambda _: _AnyNumber())
+        assert spans._ids(answer, far) == quick
+
+
+@given(st.text(alphabet="12٣ a", max_size=60), st.integers(1, 9))
+def test_the_numbers_of_a_text_are_whole_wherever_it_is_cut(text: str, piece: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spans, "_PIECE_CHARS", piece)
+        assert spans._numbers(text) == set(re.findall(r"\d+", text))

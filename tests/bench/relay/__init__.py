@@ -4,6 +4,9 @@ canned.py     the candidate: fixed replies and paced streams, so cheap that it i
 load.py       the clients: closed and open loop, streams, and what they saw
 proxies.py    the arms as processes, and the processes' own counters
 scenarios.py  what is sent, how often, at which pace
-run.py        rounds, interleaved; figures and ratios
-told.py       the JSON and the table
+peers.py      rounds beside the peers, interleaved; figures and ratios
+mirror.py     the mirror's arms
+workers.py    1 to 8 workers on one port, beside as many relays apart
+large.py      small requests while bodies of 1 MB pass through the same worker
+page.py       the promises and the tables;  command.py
 """

@@ -59,11 +59,12 @@ def _scored() -> bytes:
     ) % (b"x" * 800, tokens, ids, _SCORED_TOKENS, _SCORED_TOKENS + 3)
 
 
-def _json_reply(body: bytes) -> bytes:
+def json_reply(body: bytes) -> bytes:
+    """The whole message with that body."""
     return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
 
 
-_REPLY = _json_reply(_BODY)
+_REPLY = json_reply(_BODY)
 _STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 )
@@ -76,11 +77,18 @@ _ASIDE = {
 }
 
 
+def asked_tokens(body: bytes) -> int:
+    """The `max_tokens` of a request, by the end of its body; 0 without."""
+    found = _EVENTS.search(body)
+    return int(found[1]) if found else 0
+
+
 class Canned:
     """One engine for many connections. `scored` are its replies to shadow calls, in turn."""
 
     def __init__(self, scored: Sequence[bytes] = ()) -> None:
-        self._scored = itertools.cycle([_json_reply(body) for body in scored or (_scored(),)])
+        self.replies = [json_reply(body) for body in scored or (_scored(),)]
+        self._in_turn = itertools.cycle(self.replies)
         self._beats: dict[int, list[_Connection]] = {}
 
     async def listen(self) -> tuple[asyncio.Server, int]:
@@ -89,9 +97,13 @@ class Canned:
         server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", 0, backlog=2048)
         return server, int(server.sockets[0].getsockname()[1])
 
-    def shadow_reply(self) -> bytes:
-        """The next of them."""
-        return next(self._scored)
+    def reply(self, _body: bytes) -> bytes:
+        """What a client gets that wants no stream, whatever it asked."""
+        return _REPLY
+
+    def shadow_reply(self, _body: bytes) -> bytes:
+        """The next of them, whatever was asked."""
+        return next(self._in_turn)
 
     def stream(self, connection: _Connection, pace_ms: int) -> None:
         """The connection takes part in the next step of its pace."""
@@ -152,14 +164,14 @@ class _Connection(asyncio.Protocol):
             self.transport.abort()
         elif request.startswith(b"GET "):
             said = _ASIDE.get(request.split(b" ", 2)[1], b"{}")
-            self.transport.write(_json_reply(said))
+            self.transport.write(json_reply(said))
         elif _STREAM.search(body):
-            events, pace_ms = _EVENTS.search(body), _PACE_MS.search(body)
-            self._events_left = int(events[1]) if events else 1
+            pace_ms = _PACE_MS.search(body)
+            self._events_left = asked_tokens(body) or 1
             self.transport.write(_STREAM_HEAD)
             self._engine.stream(self, int(pace_ms[1]) if pace_ms else 5)
         else:
-            self.transport.write(self._engine.shadow_reply() if _SHADOW.search(body) else _REPLY)
+            self.transport.write(self._engine.shadow_reply(body) if _SHADOW.search(body) else self._engine.reply(body))
 
     def event(self, piece: bytes) -> bool:
         """Sends one event of the stream; False once it has ended."""

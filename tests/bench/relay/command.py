@@ -1,6 +1,7 @@
-"""The relay's cost: beside nginx, SGLang's router and LiteLLM, and with the mirror at work.
+"""The relay's cost: beside its peers, with the mirror at work, with many workers on one port, beside large bodies.
 
-    python -m tests.bench.relay [--rounds 9] [--mirror-rounds 15] [--part peers|mirror] [--arm NAME] [--scenario NAME]
+    python -m tests.bench.relay [--rounds 9] [--mirror-rounds 15] [--part peers|mirror|workers|large]
+                                [--arm NAME] [--scenario NAME]
 
 Results go to docs/bench/relay.json and docs/performance.md. `make bench-peers` installs the peers, each in an
 environment of its own; those that are missing are left out and named.
@@ -19,9 +20,9 @@ from typing import Any
 
 import uvloop
 
-from tests.bench.relay import mirror, page, peers, proxies
+from tests.bench.relay import large, mirror, page, peers, proxies, workers
 
-PARTS = ("peers", "mirror")
+PARTS = ("peers", "mirror", "workers", "large")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,16 +47,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "mirror" in parts:
         told.update(uvloop.run(mirror.run(given.mirror_rounds)))
         told["mirror_rounds"] = given.mirror_rounds
+    for part, measure in (("workers", workers.run), ("large", large.run)):
+        if part in parts:
+            told.update(uvloop.run(measure(given.rounds)))
+            told[f"{part}_rounds"] = given.rounds
     told["command"] = f"python -m tests.bench.relay --rounds {given.rounds} --mirror-rounds {given.mirror_rounds}"
     told["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     promises = page.promises(told)
     told["kept"] = {name: kept for name, (_, kept) in promises.items()}
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    given.page.write_text(page.filled(given.page.read_text(encoding="utf-8"), told), encoding="utf-8")
-    for name, (figure, kept) in promises.items():
-        print(f"{'kept  ' if kept else 'BROKEN'} {name}: {figure}")
-    return int(not all(kept for _, kept in promises.values()))
+    given.page.write_text(
+        page.filled(given.page.read_text(encoding="utf-8"), "relay", page.tables(told)), encoding="utf-8"
+    )
+    return page.said(promises)
 
 
 def _installed(arms: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:

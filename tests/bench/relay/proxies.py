@@ -207,15 +207,18 @@ def relay(
     command: str = "relay",
     workers: int = 1,
     rate: float = 0.05,
+    large_rate: float | None = None,
     reference: int = 1,
     more: str = "",
 ) -> Iterator[Proxy]:
-    """Our relay with its defaults, sampling too; `command` is `serve` for relay, supervisor and monitor together."""
+    """Our relay with its defaults, sampling too; `command` is `serve` for relay, supervisor and monitor together.
+    `large_rate`: of the bodies past 64 KB, by default as of all and at most 5 %."""
     folder = folder / name
     folder.mkdir()
     config, port, control = folder / "parity.toml", free_port(), free_port()
+    large_rate = min(rate, 0.05) if large_rate is None else large_rate
     values = {"candidate": candidate, "reference": reference, "port": port, "control": control, "workers": workers}
-    config.write_text(RELAY.format(**values, folder=folder, rate=rate, large_rate=min(rate, 0.05), more=more))
+    config.write_text(RELAY.format(**values, folder=folder, rate=rate, large_rate=large_rate, more=more))
     argv = [sys.executable, "-m", "proxy.cli", command, "--config", str(config), "--log-level", "warning"]
     env = {"PYTHONPATH": str(ROOT)}
     listens = control if command == "monitor" else port
