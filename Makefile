@@ -23,10 +23,11 @@ demo: $(VENV)/.demo ## Run the main job: the shipped model at two precisions, re
 	$(BIN)/parity demo
 
 test: lint types layers ## Everything that needs no engine: ruff, mypy, import-linter, unit and integration tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest tests/unit -n 2 --dist worksteal
+	$(BIN)/python -m pytest tests/integration
 
 quick: $(VENV)/.dev ## Unit tests alone
-	$(BIN)/python -m pytest tests/unit -q
+	$(BIN)/python -m pytest tests/unit -n 2 --dist worksteal -q
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

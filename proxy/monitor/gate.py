@@ -22,7 +22,7 @@ AGREED, REFUSED = 200, 409
 
 MAX_LINE_CHARS = 500  # *choice*: it stands in a Kubernetes event, behind Flagger's own words
 
-_CHECKS = frozenset({"pre-rollout", "rollout"})
+_CHECKS = ("pre-rollout", "rollout")
 _AGREES: dict[str, frozenset[str]] = {
     "confirm-rollout": frozenset({"pass"}),
     "confirm-traffic-increase": frozenset({"pass"}),

@@ -92,5 +92,12 @@ def test_no_row_names_an_axis_that_its_recipe_does_not_touch(table: dict[str, An
         assert named <= set(row["touches"]), name
 
 
+def test_the_gate_told_a_damaged_cache_from_damaged_weights(table: dict[str, Any]) -> None:
+    named = {name: (row["axis"], row["suspect"]) for name, row in table["scales_study"].items()}
+    assert {said for _, said in named.values()} >= {"kv_cache", "weights"}
+    for name, (axis, said) in named.items():
+        assert said in (axis, "undetermined"), name
+
+
 def test_the_page_is_what_was_measured(table: dict[str, Any]) -> None:
     assert PAGE.read_text(encoding="utf-8") == page(table)

@@ -159,12 +159,12 @@ def test_http10_is_forwarded_as_http11_with_a_host() -> None:
     ],
 )
 def test_hostile_heads_cost_little(hostile: bytes) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     try:
         request(FIRST + hostile)
     except RefusedError:
         pass
-    assert time.perf_counter() - began < 0.25
+    assert time.process_time() - began < 0.25
 
 
 NAMES = st.sampled_from([b"X", b"Accept", b"x-a", b"Content-Type", b"AUTHORIZATION"])
