@@ -11,6 +11,7 @@ from tests.bench import (
     ledger_fold,
     long_run,
     monitor_cost,
+    monitor_large,
     recipe_verdicts,
     reference_cost,
     relay_arms,
@@ -22,6 +23,7 @@ from tests.bench.relay import command as relay
 BENCHES = (
     relay.main,
     monitor_cost.main,
+    monitor_large.main,
     long_run.main,
     rss_stalled_reference.main,
     evidence_simulation.main,

@@ -169,12 +169,13 @@ async def _window(
 def told(all_arms: Sequence[Arm], answers: Sequence[tuple[float, float]]) -> dict[str, Any]:
     """Each arm's answers of the control port by round, and what they took beyond the ordinary arm's of the same round.
 
-    `answers`: when each was asked for, and how long it took. Units: milliseconds.
+    `answers`: when each was due, and how long it took. Units: milliseconds, of the answers seconds.
     """
     shares = {"p50_ms": 0.5, "p99_ms": 0.99, "slowest_ms": 1.0}
     found = {}
     for arm in all_arms:
         rounds = [[took for at, took in answers if began <= at < ended] for began, ended in arm.windows_s]
+        assert all(rounds), f"{arm.name}: the control port was not asked in every round"
         found[arm.name] = {name: [quantile(one, share) * 1e3 for one in rounds] for name, share in shares.items()}
     return {
         arm.name: {
@@ -230,15 +231,20 @@ def _asking(port: int, to: Path) -> subprocess.Popen[bytes]:
 
 
 def ask(port: int) -> None:
-    """Asks until it is ended; a line for each answer: when it was asked for, and how long it took. Units: seconds."""
+    """Asks until it is ended; a line for each answer: when it was due to be asked for, and how long it took since.
+
+    A question that waits behind a late answer counts from when it was due: one stall delays all that fall into it.
+    Units:  seconds.
+    """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    due_s = time.monotonic()
     while True:
-        began_s = time.monotonic()
         connection.request("GET", "/healthz")
         connection.getresponse().read()
-        took_s = time.monotonic() - began_s
-        print(began_s, took_s, flush=True)
-        time.sleep(max(0.0, ASK_EACH_S - took_s))  # the pace of the questions
+        now_s = time.monotonic()
+        print(due_s, now_s - due_s, flush=True)
+        due_s += ASK_EACH_S
+        time.sleep(max(0.0, due_s - now_s))  # the pace of the questions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,6 +1,6 @@
 """Bodies of 1 MB hold up neither event loop: what is done with them there takes milliseconds of CPU.
 
-By the thread's own clock, whatever else the machine does. Engine, clients and relay's feed live on a loop of their own
+By the thread's own clock, whatever else the machine does. Engine, clients and the other end of the feed live on a loop
 in another thread. `tests/bench/monitor_large.py` and `tests/bench/relay/large.py` measure the same from outside.
 """
 
@@ -31,17 +31,16 @@ from tests.integration.monitor_world import World, running, until, world_setting
 from tests.integration.relay_rig import settings_for
 
 pytestmark = pytest.mark.timeout(120)
-MAX_TURN_S = 0.010  # *choice*: what the monitor's loop may do at once; scoring such a pair on it takes 15 to 30 ms
-MAX_RELAY_TURN_S = 0.005  # *choice*: a turn copies 1 MB a few times at the most, 0.2 ms each with its page faults
-PAIRS = 40  # every 20th is large
+LARGE = 10  # exchanges of 1 MB in a run
+MOST_S = {"monitor": 0.003, "relay": 0.002}
+"""*choice*: several times what a turn that copies 1 MB takes. Scoring a pair with a large body takes up to 30 ms."""
 
 
 class Turns:
-    """The longest callback of one thread's event loop, in CPU of that thread."""
+    """The callbacks of one thread's event loop, in CPU of that thread."""
 
     def __init__(self) -> None:
-        self.longest_s = 0.0
-        self.what = ""
+        self.took: list[tuple[float, str]] = []
 
     @contextmanager
     def watched(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -50,13 +49,16 @@ class Turns:
         def timed(handle: asyncio.Handle) -> None:
             began_s = time.thread_time()
             run(handle)
-            took_s = time.thread_time() - began_s
-            if threading.get_ident() == thread and took_s > self.longest_s:
-                self.longest_s, self.what = took_s, repr(handle)
+            if threading.get_ident() == thread:
+                self.took.append((time.thread_time() - began_s, repr(handle)[:120]))
 
         with monkeypatch.context() as patch:
             patch.setattr(asyncio.Handle, "_run", timed)
             yield
+
+    def fifth_longest(self) -> tuple[float, str]:
+        """Units: seconds. Work that comes with a large body comes LARGE times; what the machine does comes once."""
+        return sorted(self.took, reverse=True)[4]
 
 
 class Aside:
@@ -92,7 +94,8 @@ def test_the_monitors_loop_does_not_work_on_them(
     name: str, paused: bool, aside: Aside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     every = arms()
-    pairs = next(arm.pairs for arm in every if arm.name == name)
+    large, *ordinary = next(arm.pairs for arm in every if arm.name == name)
+    pairs = [large, *ordinary[:3]] * LARGE
     turns = Turns()
 
     async def main() -> list[Any]:
@@ -117,11 +120,11 @@ def test_the_monitors_loop_does_not_work_on_them(
             if paused:
                 world.monitor.pause()
             with turns.watched(monkeypatch):
-                for number in range(PAIRS):
-                    seen = exchange(pairs[number % len(pairs)], number, "w")
+                for number, pair in enumerate(pairs):
+                    seen = exchange(pair, number, "w")
                     aside.call(sender.offer, Sampled(seen.id, seen.worker, seen.sequence, seen.at_unix_s))
                     aside.call(sender.offer, seen)
-                await until(lambda: receiver.counters.events == 2 * PAIRS and world.at_rest())
+                await until(lambda: receiver.counters.events == 2 * len(pairs) and world.at_rest())
             rows = world.rows()
             await aside.do(sender.aclose(1.0))
             await receiver.aclose()
@@ -130,16 +133,16 @@ def test_the_monitors_loop_does_not_work_on_them(
         return rows
 
     rows = asyncio.run(main())
-    assert len(rows) == PAIRS
+    assert len(rows) == len(pairs)
     for row in rows:
         score = row.candidate["tool_call_mismatch"]
         assert score is Reason.PAUSED if paused else isinstance(score, float), row
-    print(f"longest turn {turns.longest_s * 1e3:.1f} ms: {turns.what[:150]}")
-    assert turns.longest_s < MAX_TURN_S, (turns.longest_s, turns.what)
+    took_s, what = turns.fifth_longest()
+    assert took_s < MOST_S["monitor"], what
 
 
 def test_the_relays_loop_neither(aside: Aside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    turns, exchanges = Turns(), 20
+    turns = Turns()
 
     async def main() -> tuple[int, int]:
         server, candidate = await aside.do(Answering().listen())
@@ -168,9 +171,10 @@ def test_the_relays_loop_neither(aside: Aside, tmp_path: Path, monkeypatch: pyte
                 on_listening=lambda _, at: port.set_result(at),
             )
         )
+        work = closed_loop(await port, large_requests(), 2, LARGE)
         with turns.watched(monkeypatch):
-            seen = await aside.do(closed_loop(await port, large_requests(), 2, exchanges))
-            await until(lambda: len(taken) == exchanges)
+            seen = await aside.do(work)
+            await until(lambda: len(taken) == LARGE)
         shutdown.set()
         await serving
         await sender.aclose(1.0)
@@ -181,5 +185,5 @@ def test_the_relays_loop_neither(aside: Aside, tmp_path: Path, monkeypatch: pyte
     errors, least = asyncio.run(main())
     assert not errors
     assert least > 1_000_000
-    print(f"longest turn {turns.longest_s * 1e3:.1f} ms: {turns.what[:150]}")
-    assert turns.longest_s < MAX_RELAY_TURN_S, (turns.longest_s, turns.what)
+    took_s, what = turns.fifth_longest()
+    assert took_s < MOST_S["relay"], what

@@ -51,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if part in parts:
             told.update(uvloop.run(measure(given.rounds)))
             told[f"{part}_rounds"] = given.rounds
-    told["command"] = f"python -m tests.bench.relay --rounds {given.rounds} --mirror-rounds {given.mirror_rounds}"
+    rounds, mirror_rounds = told.get("rounds", given.rounds), told.get("mirror_rounds", given.mirror_rounds)
+    told["command"] = f"python -m tests.bench.relay --rounds {rounds} --mirror-rounds {mirror_rounds}"
     told["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     promises = page.promises(told)
     told["kept"] = {name: kept for name, (_, kept) in promises.items()}

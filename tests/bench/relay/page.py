@@ -141,14 +141,15 @@ def tables(told: Mapping[str, Any]) -> Iterator[str]:
             names = ("cpu_per_chunk_ratio", "latency_p99_ratio", "cpu_per_request_ratio", "request_latency_p99_ratio")
             label = {"off_again": "off, a second time", "stalled": "100 %, stalled"}.get(arm, f"{arm} %")
             yield f"| {label} | " + " | ".join(cell(arms[arm][n]) for n in names) + f" | {arms[arm]['errors']} |"
-    yield from _worker_table(told.get("workers", {}))
-    yield from _large_table(told.get("large_bodies", {}))
+    for name, table in (("workers", _worker_table), ("large", _large_table)):
+        if figures := told.get("large_bodies" if name == "large" else name):
+            yield ""
+            yield f"`python -m tests.bench.relay --part {name} --rounds {told[f'{name}_rounds']}`:"
+            yield ""
+            yield from table(figures)
 
 
 def _worker_table(workers: Mapping[str, Any]) -> Iterator[str]:
-    if not workers:
-        return
-    yield ""
     columns = ("CPU µs per request", "of as many relays apart", "ratio", "over one worker")
     more = ("connections of a worker", "sent", "counted", "idle, CPU ms a second each")
     yield f"| workers on one port, sharing a core | {' | '.join(columns + more)} |"
@@ -161,9 +162,6 @@ def _worker_table(workers: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _large_table(large: Mapping[str, Any]) -> Iterator[str]:
-    if not large:
-        return
-    yield ""
     yield "| small requests | arm | p50 ms | p99 ms | slowest ms |"
     yield "|---|---|---|---|---|"
     for arm, loads in large["arms"].items():

@@ -1,9 +1,9 @@
 """Many workers on one port: what a request costs with 1, 2, 4 and 8 of them, who gets the connections, what is counted.
 
 The workers share one core and the load has the other, so requests/s can say nothing here. CPU can: each arm, `parity
-serve` with so many workers, stands beside as many relays that have nothing in common, each with a port and a feed of
-its own, under the same load. Processes that take turns on one core cost each other their caches either way; what the
-port, the feed or a counter shared by all would cost shows in the ratio of the two, and would grow with each worker.
+serve` with so many workers, stands beside as many relays that share no port and no supervisor, only a monitor like the
+arm's own, under the same load. Processes that take turns on one core cost each other their caches either way; what a
+port, a lock or a counter shared by all would cost shows in the ratio of the two, and would grow with each worker.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.bench.relay import proxies
 from tests.bench.relay.canned import Canned
 from tests.bench.relay.load import Seen, closed_loop, requests
 from tests.bench.relay.mirror import placed
-from tests.bench.relay.peers import LOAD_CORE, PROXY_CORE, drained_feed, pin, sleepless, started
+from tests.bench.relay.peers import LOAD_CORE, PROXY_CORE, pin, sleepless, started
 from tests.bench.relay.proxies import Proxy, settled
 from tests.bench.relay.scenarios import spread
 
@@ -68,32 +68,38 @@ async def run(rounds: int, seed: int = 13, numbers: Sequence[int] = NUMBERS, tot
         stack.callback(server.close)
         answering, reference = await Canned().listen()
         stack.callback(answering.close)
-        apart = [await _alone(stack, number, candidate, folder) for number in range(max(numbers))]
+        apart = await _alone(stack, max(numbers), candidate, reference, folder)
         arms = [await _up(stack, number, candidate, reference, folder) for number in numbers]
         idle = [await _idle_ms(arm) for arm in arms]
         stack.callback(sleepless().set)
         for arm in arms:
-            await _together(arm, max(1, total // 4), measured=False)
-        await _apart(apart, max(1, total // 4))
+            held = await _together(arm, max(1, total // 4), measured=False)
+            await _apart(apart[: len(held)], held, max(1, total // 4))
         for number in range(rounds):
             for arm in draw.sample(arms, len(arms)):
-                others = apart[: len(arm.workers)]
-                if draw.random() < 0.5:
-                    await _together(arm, total)
-                    arm.apart_us.append(await _apart(others, total))
-                else:
-                    arm.apart_us.append(await _apart(others, total))
-                    await _together(arm, total)
+                # The kernel spreads connections by chance, so the relays apart get as many each as the workers got.
+                held, others = await _together(arm, total), apart[: len(arm.workers)]
+                arm.apart_us.append(await _apart(others, held, total))
             print(f"workers, round {number + 1} of {rounds}: {_line(arms)}", flush=True)
         counted = [await _counted(arm) for arm in arms]
     return {"workers": told(arms, counted, idle)}
 
 
-async def _alone(stack: AsyncExitStack, number: int, candidate: int, folder: Path) -> Proxy:
-    name = f"apart-{number}"
-    proxy = await started(stack, proxies.relay, candidate, folder, PROXY_CORE, name=name, rate=SAMPLED)
-    await drained_feed(stack, folder / name)
-    return proxy
+async def _alone(stack: AsyncExitStack, number: int, candidate: int, reference: int, folder: Path) -> list[Proxy]:
+    """So many relays apart, whose feeds lead to one monitor."""
+    monitor = await started(
+        stack, proxies.relay, candidate, folder, LOAD_CORE,
+        name="apart", command="monitor", rate=SAMPLED, reference=reference,
+    )  # fmt: skip
+    names = [f"apart-{n}" for n in range(number)]
+    relays = [
+        await started(stack, proxies.relay, candidate, folder, PROXY_CORE, name=name, rate=SAMPLED) for name in names
+    ]
+    for name in names:
+        (folder / name / "feed.sock").symlink_to(folder / "apart" / "feed.sock")
+    await _connected(monitor, number)
+    await proxies.watching(monitor)
+    return relays
 
 
 async def _up(stack: AsyncExitStack, number: int, candidate: int, reference: int, folder: Path) -> Arm:
@@ -102,52 +108,61 @@ async def _up(stack: AsyncExitStack, number: int, candidate: int, reference: int
         name=f"workers-{number}", command="serve", workers=number, rate=SAMPLED, reference=reference,
     )  # fmt: skip
     await proxies.watching(proxy)
-    deadline_s = time.monotonic() + proxies.START_S
-    while (before := await _metrics(proxy))[_WORKERS] < number:
-        assert time.monotonic() < deadline_s, f"of {number} workers {before[_WORKERS]} came up"
-        await asyncio.sleep(0.1)  # polling processes that start, bounded by the deadline
+    before = await _connected(proxy, number)
     placed(proxy)
     workers = _running(proxy, b"relay")
     assert len(workers) == number, workers
     return Arm(proxy, workers, before)
 
 
+async def _connected(proxy: Proxy, number: int) -> Counter[str]:
+    """What the metrics say once so many workers have found the monitor."""
+    deadline_s = time.monotonic() + proxies.START_S
+    while (now := await _metrics(proxy))[_WORKERS] < number:
+        assert time.monotonic() < deadline_s, f"of {number} workers {now[_WORKERS]} came up"
+        await asyncio.sleep(0.1)  # polling processes that start, bounded by the deadline
+    return now
+
+
 def _running(proxy: Proxy, word: bytes) -> list[int]:
     return [pid for pid in proxy.pids() if word in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
 
 
-async def _together(arm: Arm, total: int, *, measured: bool = True) -> None:
-    """The load on one port, in as many runs as there are workers, so that it is the same as for relays apart."""
-    number = len(arm.workers)
+async def _together(arm: Arm, total: int, *, measured: bool = True) -> list[int]:
+    """The load on one port; how many of its connections each worker got."""
+    connections = CONNECTIONS_EACH * len(arm.workers)
     await settled(arm.proxy)
     before_s = arm.proxy.cpu_s("relay")
-    sending = asyncio.ensure_future(_sent([arm.proxy.port] * number, total // number))
-    held = await _held(arm, CONNECTIONS_EACH * number, sending)
+    sending = asyncio.ensure_future(closed_loop(arm.proxy.port, requests(1024), connections, total))
+    held = await _held(arm, connections, sending)
     seen = await sending
-    cpu_us = (arm.proxy.cpu_s("relay") - before_s) / (total // number * number) * 1e6
-    arm.sent += total // number * number
-    arm.errors += sum(one.errors for one in seen)
+    cpu_us = (arm.proxy.cpu_s("relay") - before_s) / total * 1e6
+    arm.sent += total
+    arm.errors += seen.errors
     if measured:
         arm.cpu_us.append(cpu_us)
         arm.connections.append(held)
-        arm.per_second.append(total / max(one.took_s for one in seen))
+        arm.per_second.append(total / seen.took_s)
+    return held
 
 
-async def _apart(relays: Sequence[Proxy], total: int) -> float:
-    """CPU of a request, all relays added up. Units: microseconds."""
+async def _apart(relays: Sequence[Proxy], connections: Sequence[int], total: int) -> float:
+    """CPU of a request over so many connections to each, all relays added up. Units: microseconds."""
     for relay in relays:
         await settled(relay)
+    shares = [total * number // sum(connections) for number in connections]
     before_s = sum(relay.cpu_s() for relay in relays)
-    await _sent([relay.port for relay in relays], total // len(relays))
-    cpu_s = sum(relay.cpu_s() for relay in relays) - before_s
-    return cpu_s / (total // len(relays) * len(relays)) * 1e6
+    await asyncio.gather(
+        *(
+            closed_loop(relay.port, requests(1024), number, share)
+            for relay, number, share in zip(relays, connections, shares, strict=True)
+            if number
+        )
+    )
+    return (sum(relay.cpu_s() for relay in relays) - before_s) / sum(shares) * 1e6
 
 
-async def _sent(ports: Sequence[int], total: int) -> list[Seen]:
-    return await asyncio.gather(*(closed_loop(port, requests(1024), CONNECTIONS_EACH, total) for port in ports))
-
-
-async def _held(arm: Arm, connections: int, sending: asyncio.Future[list[Seen]]) -> list[int]:
+async def _held(arm: Arm, connections: int, sending: asyncio.Future[Seen]) -> list[int]:
     """How many of the connections each worker has, once they have all been accepted."""
     while True:
         held = _held_now(arm)
