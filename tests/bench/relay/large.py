@@ -3,7 +3,7 @@
 Through three arms, each with and without the large exchanges: the candidate itself, a relay that mirrors nothing, and
 one that mirrors everything to the feed. One process is all clients and the candidate, so large bodies hold up the small
 requests there too: what the worker adds is what lies beyond that, and is told as (relay - direct) with them less
-(relay - direct) without. Whatever reads the feed is a process of its own.
+(relay - direct) without. Whatever reads the feed is a process of its own, of the lowest priority.
 """
 
 from __future__ import annotations
@@ -149,6 +149,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 async def _read(folder: Path) -> None:
+    os.nice(19)  # it shares the load's core, and what it takes of that is not the worker's
     os.sched_setaffinity(0, {LOAD_CORE} if (os.cpu_count() or 1) > 1 else {0})
     async with AsyncExitStack() as stack:
         await drained_feed(stack, folder)
