@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -45,19 +46,21 @@ async def test_a_forwarded_header_reaches_the_reference_and_nothing_else_of_the_
 
 @pytest.mark.asyncio
 async def test_what_is_sampled_while_a_monitor_leaves_is_the_next_ones(tmp_path: Path) -> None:
-    async with ScriptedServer() as candidate, ScriptedServer(Script(ttft_s=2.0)) as reference:
+    async with ScriptedServer() as candidate, ScriptedServer(Script(record=100)) as reference:
         config = write_settings(tmp_path, candidate.url, reference.url, rate=1.0)
         async with program("relay", config) as relay, httpx.AsyncClient() as http:
             async with program("monitor", config) as monitor:
                 url = f"http://127.0.0.1:{monitor.port}/readyz"
-                while not (await http.get(url)).json()["conditions"]["relay_connected"]:  # noqa: ASYNC110  another process
+                while not all((await http.get(url)).json()["conditions"].values()):  # noqa: ASYNC110  another process
                     await asyncio.sleep(0.01)
+                reference.script = replace(reference.script, ttft_s=2.0)  # the first exchange holds the monitor
                 await ask(http, relay)
-                await until(lambda: reference.stats["requests"] >= 5)  # four are the contract's; the fifth is at work
+                await until(lambda: any(b"hello" in r.body for r in reference.requests))
                 monitor.process.terminate()
                 for _ in range(4):
                     await ask(http, relay)
                 await monitor.process.wait()
+            reference.script = replace(reference.script, ttft_s=0.0)
             assert rows(tmp_path)[0] == (0, "scored", None)
             async with program("monitor", config):
                 await until(lambda: len(rows(tmp_path)) >= 5)

@@ -24,7 +24,7 @@ from tests.integration.relay_rig import OK, Wire, dechunk, on_uvloop, relay, unt
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
 QUIET_S = 0.4  # choice: an exchange is over when nothing came for that long
 SILENT_S = 2.0  # choice: and when nothing came at all, for that long
-AT_ONCE = 24
+AT_ONCE = 72
 CONF = """
 daemon off; master_process off; pid {prefix}/nginx.pid; error_log {prefix}/error.log;
 events {{ worker_connections 1024; }}
