@@ -24,7 +24,8 @@ demo: $(VENV)/.demo ## Run the main job: the shipped model at two precisions, re
 
 test: lint types layers ## Everything that needs no engine: ruff, mypy, import-linter, unit and integration tests
 	$(BIN)/python -m pytest tests/unit -n 2 --dist worksteal
-	$(BIN)/python -m pytest tests/integration
+	$(BIN)/python -m pytest tests/integration -m together -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests/integration -m "not together"
 
 quick: $(VENV)/.dev ## Unit tests alone
 	$(BIN)/python -m pytest tests/unit -n 2 --dist worksteal -q

@@ -18,7 +18,11 @@ from backends.emulator.server import MODEL
 from backends.emulator.tasks.requests import judge, requests
 from backends.emulator.vocabulary import Vocabulary
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # some 20 s of arithmetic, on one thread
+pytestmark = [
+    pytest.mark.together,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+]  # some 20 s of arithmetic, on one thread
 
 VOCABULARY = Vocabulary.of(MODEL)
 SEED = 31

@@ -20,7 +20,7 @@ from tests.integration.emulator_world import ASK_WEATHER, SUM, WEATHER, chat, em
 from tests.integration.test_backends_scripted_fidelity import _EXCHANGES, read
 from tests.unit.emulator_rig import CONFIG, write_model
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.together]
 
 LONG = [{"role": "user", "content": "word " * 1_500}]
 

@@ -28,6 +28,8 @@ from tests.integration.system_rig import Caller, until, write_settings
 from tests.integration.traffic_rig import answers, traffic
 from tests.unit.monitor_samples import is_mismatch, row
 
+pytestmark = pytest.mark.together
+
 REPO = Path(__file__).resolve().parents[2]
 CONTRACT = {"gate": gate_of([Budget("tool_call_mismatch", 0.03, bounded=True, critical=True)], GateRules())}
 

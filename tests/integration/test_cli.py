@@ -21,6 +21,8 @@ from proxy.settings_file import load_settings
 from scorers.catalogue import SPECS
 from tests.unit.monitor_samples import row
 
+pytestmark = pytest.mark.together
+
 PARITY = [sys.executable, "-m", "proxy.cli"]
 
 

@@ -20,7 +20,7 @@ import pytest
 from backends.emulator.recipes import parsed
 from backends.emulator.server import MODEL, EmulatorServer
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.together]
 
 
 @dataclass(frozen=True, slots=True)

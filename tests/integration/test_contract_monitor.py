@@ -17,7 +17,7 @@ from tests.integration.monitor_world import World, engines, running, until, worl
 from tests.integration.test_cli import parity, settings
 from tests.integration.test_epochs import fed, told_alone
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.together]
 
 
 async def pin_of(server: ScriptedServer) -> Pin:

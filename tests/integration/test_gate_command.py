@@ -23,7 +23,7 @@ from scorers.judge import Verdict
 from tests.integration.control_rig import GATE_TOKEN, TOKEN, control_port
 from tests.unit.monitor_samples import FixedView, verdict
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.together]
 
 REASON = verdict().reasons[0]
 CODES = {"pass": 0, "fail": 1, "inconclusive": 2}

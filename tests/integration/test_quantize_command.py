@@ -17,6 +17,8 @@ from proxy.settings import LedgerSettings
 from tests.integration.quantize_rig import BITS, MODEL, command, done, recipe, samples, stand_in
 from tests.unit.monitor_samples import bodies, is_mismatch, row
 
+pytestmark = pytest.mark.together
+
 
 @pytest.fixture
 def words(tmp_path: Path) -> list[object]:

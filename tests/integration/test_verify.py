@@ -18,6 +18,8 @@ from scorers.proof import Hypothesis, Verified
 from scorers.records import Reason, TokenLogprobs
 from tests.integration.monitor_world import World, engines, running, until, world_settings
 
+pytestmark = pytest.mark.together
+
 SEEN = 60
 WORN = Script(shift=0.2, faults={"tool_argument": 0.1, "text": 0.05, "phrase": 0.05, "needle": 0.2})
 RATES: Mapping[str, Any] = {"noise_rate": 0.2, "replay_rate": 0.6, "teacher_forced_rate": 0.1, "concurrency": 4}
