@@ -19,7 +19,7 @@ def unready(pair: Pair) -> Reason | None:
         return Reason.NOT_PLANNED
     if without_logprobs(pair.right):
         return Reason.NO_LOGPROBS
-    if not _list_sizes(pair.right):
+    if not any(_steps(choice) for choice in pair.right.choices):
         return Reason.EMPTY_REPLY
     if without_logprobs(pair.left):
         return Reason.NO_LOGPROBS
@@ -57,12 +57,20 @@ def _asked_top(request: DecodedRequest) -> float:
     return float("inf") if count == -1 else count
 
 
+def _steps(choice: Choice) -> int:
+    """How many steps have a list."""
+    logprobs = choice.logprobs
+    return 0 if logprobs is None else len(logprobs) if isinstance(logprobs, TokenGrid) else len(logprobs.top)
+
+
 def _list_sizes(reply: DecodedReply) -> list[int]:
     """Entries of each step's list."""
     sizes: list[int] = []
     for choice in reply.choices:
         if isinstance(choice.logprobs, TokenGrid):
-            sizes += (choice.logprobs.ids != ABSENT).sum(axis=1).tolist()
+            steps, width = choice.logprobs.ids.shape
+            absent = choice.logprobs.ids == ABSENT
+            sizes += (width - absent.sum(axis=1)).tolist() if absent.any() else [width] * steps
         elif choice.logprobs is not None:
             sizes += map(len, choice.logprobs.top)
     return sizes

@@ -79,20 +79,22 @@ def _aligned_prefix(pair: Pair) -> tuple[Scored, ...]:
     silent = sum(len(right) > 0 for right in rights) - sum(len(part) > 0 for part in compared)
     if silent:
         return _with_silent(steps, silent)
+    count, nats = len(steps), float(steps.kl.sum())
     explanation: dict[str, Json] = {
         "direction": "D_S(reference||candidate)",
-        "steps": len(steps),
-        "sum_nats": float(steps.kl.sum()),
+        "steps": count,
+        "sum_nats": nats,
         "clamped": steps.clamped,
         "by_position": _by_position(steps, [len(part) for part in compared], _prompt_tokens(pair)),
     }
+    peak, differing = int(steps.kl.argmax()), int(steps.disagree.sum())
     return (
-        Score(KL, float(steps.kl.mean()), explanation),
-        Score(KL_MAX, float(steps.kl.max()), {"step": int(steps.kl.argmax())}),
-        Score(TV, float(steps.tv.mean())),
-        Score(TOP1, float(steps.disagree.mean()), {"differing_steps": int(steps.disagree.sum())}),
-        Score(TAIL, float(steps.tail.mean()), {"largest": float(steps.tail.max())}),
-        Score(DOUBT, float(steps.doubt.mean())),
+        Score(KL, nats / count, explanation),
+        Score(KL_MAX, float(steps.kl[peak]), {"step": peak}),
+        Score(TV, float(steps.tv.sum()) / count),
+        Score(TOP1, differing / count, {"differing_steps": differing}),
+        Score(TAIL, float(steps.tail.sum()) / count, {"largest": float(steps.tail.max())}),
+        Score(DOUBT, float(steps.doubt.sum()) / count),
     )
 
 
