@@ -86,6 +86,7 @@ async def mirrored(
     """
     told = SETTINGS.format(candidate=candidate, reference=reference, folder=folder, name=name, **limits)
     async with serving(_settings(told, folder)) as urls:
+        await _ready(urls["control"])
         errors = await _send(urls["relay"], bodies)
         gate = await _settled(urls["control"], len(bodies))
     rows = list(open_read_only(folder / "ledger.sqlite").observations(gate["epoch"]))
@@ -154,13 +155,30 @@ async def _send(url: str, bodies: Sequence[dict[str, Any]]) -> int:
     return next(errors)
 
 
+async def _ready(url: str) -> None:
+    """Once the monitor is: what is sampled before its first epoch belongs to none, and is lost."""
+    limit = time.monotonic() + SETTLE_S
+    async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
+        while (answer := await client.get("/readyz")).status_code != 200:
+            assert time.monotonic() < limit, f"not ready in {SETTLE_S:g} s: {answer.text}"
+            await asyncio.sleep(0.3)  # polling another process, bounded by the limit
+
+
 async def _settled(url: str, count: int) -> dict[str, Any]:
-    """The gate's answer once every request has its row."""
+    """The gate's answer once every request has its row, and every needle that was planted beside one."""
     limit = time.monotonic() + SETTLE_S
     async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
         while time.monotonic() < limit:
-            gate: dict[str, Any] = (await client.get("/gate")).json()
-            if gate["coverage"]["sampled"] >= count:
+            state: dict[str, Any] = (await client.get("/state")).json()
+            queue, arrived = state["queue"], state["feed"]["events"] >= 2 * count  # its mark, and the exchange
+            waiting = (
+                queue["exchanges"],
+                queue["in_work"],
+                state["order"]["unreleased"],
+                state["ledger"]["waiting_rows"],
+            )
+            if arrived and not any(waiting):
+                gate: dict[str, Any] = (await client.get("/gate")).json()
                 return gate
             await asyncio.sleep(0.3)  # polling another process, bounded by the limit
-    raise AssertionError(f"not settled in {SETTLE_S:g} s: {gate['coverage']}")
+    raise AssertionError(f"not settled in {SETTLE_S:g} s: {state}")
