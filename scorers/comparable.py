@@ -153,4 +153,4 @@ def _token_ids(reply: DecodedReply) -> list[Ids] | None:
 
 def says_anything(reply: DecodedReply) -> bool:
     """Whether any choice of the reply holds a token, as far as it tells its tokens."""
-    return any(choice.token_ids or _list_sizes(reply) for choice in reply.choices)
+    return any(choice.token_ids or _steps(choice) for choice in reply.choices)

@@ -1,8 +1,8 @@
 """What the C allocator does with freed memory: kept, up to a bound, because a scored pair needs the same again at once.
 
 A reply of 256 tokens with top 20 is worked through in about a megabyte of short-lived arrays. glibc by default hands
-that back to the kernel after each pair, and the next pair faults every page in anew: 600 faults and a quarter of the
-pair's cost (`python -m tests.bench.monitor_cost`).
+that back to the kernel after each pair, and the next pair faults every page in anew; what a pair costs either way:
+`python -m tests.bench.monitor_cost`.
 """
 
 from __future__ import annotations

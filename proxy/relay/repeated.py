@@ -17,13 +17,12 @@ MAX_REMEMBERED_BYTES = 4096  # choice: an SDK's head has 600; each connection ma
 _MAX_DIGITS = 18  # as head.py
 _MAX_VALUE = 256  # choice: an API key has 164 characters, a traceparent 55
 _FREE = (
-    rb"[Xx]-(?i:request-id|correlation-id|amzn-trace-id|b3-[a-z]+|forwarded-for|real-ip)|[Tt](?i:raceparent|racestate)|"
+    rb"[Xx]-(?i:request-id|correlation-id|amzn-trace-id|b3-(?:traceid|spanid|parentspanid|sampled)|forwarded-for|real-ip)|[Tt](?i:raceparent|racestate)|"
     rb"[Aa](?i:uthorization)|[Ii](?i:dempotency-key)"
 )
 """Header names whose values head.py does not look at, and that a connection's requests often do not share."""
-_PLAIN = re.compile(
-    rb"[!-~]+(?: [!-~]+)*"
-)  # no control character, no tab, no space at either end: llhttp's and nginx's
+_PLAIN = re.compile(rb"[!-~]+(?: [!-~]+)*")
+"""No control character, no tab, no space at either end: nothing that llhttp would refuse or read in another way."""
 _GAP_LINE = re.compile(rb"(\r\n(?:([Cc]ontent-[Ll]ength)|" + _FREE + rb"): )([^\r]{1,256})(?=\r\n)")
 _LENGTH_LINE = re.compile(rb"(\r\n[Cc]ontent-[Ll]ength: )([0-9]{1,18})(?=\r\n)")
 
@@ -39,7 +38,7 @@ class RepeatedRequest:
     def __init__(self) -> None:
         self._misses = 0
         self._values: dict[bytes, bytes] = {}  # of the free lines, as last read in full
-        self._changing: set[bytes] = set()  # those of them that differed
+        self._changing: set[bytes] = set()  # those of them that differed; of this head alone, so a head bounds them
         # Where some did: of each value whether it is the length, and what follows it as read and as sent on.
         self._pieces: tuple[tuple[bool, bytes, bytes], ...] = ()
         self._before = self._after = self._digits = self._forward_before = self._forward_after = b""
@@ -111,10 +110,11 @@ class RepeatedRequest:
             self._head = head
 
     def _changes(self, raw: bytes) -> bool:
-        """Whether any free line has had another value on this connection."""
+        """Whether any free line of this head has had another value before, in heads that all had it."""
         last, self._values = self._values, {gap[1]: gap[3] for gap in _GAP_LINE.finditer(raw) if not gap[2]}
-        self._changing.update(line for line, value in self._values.items() if last.get(line, value) != value)
-        return not self._changing.isdisjoint(self._values)
+        changed = {line for line, value in self._values.items() if last.get(line, value) != value}
+        self._changing = changed | (self._changing & self._values.keys())
+        return bool(self._changing)
 
     def _remember_pieces(self, raw: bytes, head: RequestHead, max_bytes: int) -> None:
         read, passed = ([gap for gap in _GAP_LINE.finditer(text) if gap[2] or gap[1] in self._changing]

@@ -28,7 +28,7 @@ import httpx
 import uvloop
 
 from tests.bench.relay import proxies
-from tests.bench.relay.canned import Canned
+from tests.bench.relay.canned import Canned, listening
 from tests.bench.relay.load import open_loop, requests
 from tests.bench.relay.peers import LOAD_CORE, pin, started
 from tests.bench.relay.proxies import Proxy
@@ -62,10 +62,8 @@ async def run(total: int) -> dict[str, Any]:
     samples = []
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        server, candidate = await Canned().listen()
-        stack.callback(server.close)
-        answering, reference = await Canned().listen()
-        stack.callback(answering.close)
+        candidate = await listening(stack, Canned())
+        reference = await listening(stack, Canned())
         more = "[mirror]\nconcurrency = 16\n"
         serving = await started(
             stack, proxies.relay, candidate, folder, None,

@@ -37,7 +37,7 @@ from proxy.settings import FeedSettings
 from tests.bench.monitor_cost import MORE, coverage, offer
 from tests.bench.monitor_pairs import PairBytes, pairs
 from tests.bench.relay import page, proxies
-from tests.bench.relay.canned import Canned, asked_tokens
+from tests.bench.relay.canned import Canned, asked_tokens, listening
 from tests.bench.relay.peers import LOAD_CORE, PROXY_CORE, pin, started
 from tests.bench.relay.proxies import Proxy
 from tests.bench.relay.scenarios import quantile, spread
@@ -119,10 +119,8 @@ async def run(rounds: int, seconds: float, seed: int = 17, rate: float = RATE) -
     all_arms = arms()
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        server, reference = await Numbered([pair.reference for arm in all_arms for pair in arm.pairs]).listen()
-        stack.callback(server.close)
-        other, candidate = await Canned().listen()
-        stack.callback(other.close)
+        reference = await listening(stack, Numbered([pair.reference for arm in all_arms for pair in arm.pairs]))
+        candidate = await listening(stack, Canned())
         monitor = await started(
             stack, proxies.relay, candidate, folder, PROXY_CORE, name="monitor",
             command="monitor", rate=1.0, reference=reference, more=MORE,

@@ -18,11 +18,20 @@ from backends.openai import OpenAIBackend
 from backends.scripted import Script, ScriptedServer
 from backends.scripted.traffic import sent
 from proxy.exchange import Exchange, Outcome, RelayEvent, Sampled
+from proxy.feed import UnixFeedReceiver, max_frame_bytes
 from proxy.monitor.evaluate import mismatch_rule
 from proxy.monitor.exposition import ParityMetrics
 from proxy.monitor.ledger import SqliteLedger
 from proxy.monitor.pipeline import Monitor
-from proxy.settings import BudgetSettings, LedgerSettings, MirrorSettings, ReferenceSettings, Settings, UpstreamSettings
+from proxy.settings import (
+    BudgetSettings,
+    FeedSettings,
+    LedgerSettings,
+    MirrorSettings,
+    ReferenceSettings,
+    Settings,
+    UpstreamSettings,
+)
 from scorers.catalogue import SPECS, scorers
 from scorers.judge import Budget, EvidenceState, GateRules, start
 
@@ -111,6 +120,16 @@ class World:
         state = self.monitor.state()
         busy = state["queue"]["exchanges"] + state["queue"]["in_work"] + state["order"]["unreleased"]
         return not busy and not state["ledger"]["waiting_rows"]
+
+    def receiver(self, feed: FeedSettings) -> UnixFeedReceiver:
+        """What brings the monitor the events of that feed, as the composition root joins them."""
+        return UnixFeedReceiver(
+            feed.socket,
+            on_event=self.monitor.on_event,
+            on_stats=self.monitor.on_stats,
+            on_connection=self.monitor.on_connection,
+            max_frame_bytes=max_frame_bytes(feed),
+        )
 
     def rows(self) -> list[Any]:
         epoch = self.ledger.latest_epoch()

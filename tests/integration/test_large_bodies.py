@@ -105,13 +105,7 @@ def test_the_monitors_loop_does_not_work_on_them(
         urls = [SimpleNamespace(url=f"http://127.0.0.1:{at}") for at in (candidate, port)]
         world = World(world_settings(tmp_path, noise_rate=0.0, replay_rate=0.0, needle_rate=0.0), *urls)
         feed = FeedSettings(socket=tmp_path / "feed.sock")
-        receiver = UnixFeedReceiver(
-            feed.socket,
-            on_event=world.monitor.on_event,
-            on_stats=world.monitor.on_stats,
-            on_connection=world.monitor.on_connection,
-            max_frame_bytes=max_frame_bytes(feed),
-        )
+        receiver = world.receiver(feed)
         sender = UnixFeedSender(feed, worker="w", stats=RelayCounters().snapshot)
         async with running(world):
             await receiver.start()

@@ -9,7 +9,7 @@ import pytest
 
 from backends.scripted import Script
 from proxy.exchange import RelayEvent, Sampled
-from proxy.feed import UnixFeedReceiver, UnixFeedSender, max_frame_bytes
+from proxy.feed import UnixFeedSender
 from scorers.records import Reason
 from tests.integration.monitor_world import World, engines, running, until, world_settings
 
@@ -166,13 +166,7 @@ async def test_through_the_feed_socket(tmp_path: Path) -> None:
     settings = world_settings(tmp_path, needle_rate=0.0)
     feed = settings.feed.model_copy(update={"socket": tmp_path / "feed.sock"})
     async with engines() as (candidate, reference), running(World(settings, candidate, reference)) as world:
-        receiver = UnixFeedReceiver(
-            feed.socket,
-            on_event=world.monitor.on_event,
-            on_stats=world.monitor.on_stats,
-            on_connection=world.monitor.on_connection,
-            max_frame_bytes=max_frame_bytes(feed),
-        )
+        receiver = world.receiver(feed)
         await receiver.start()
         sender = UnixFeedSender(feed, worker="w", stats=dict)
         await sender.start()

@@ -200,6 +200,18 @@ def test_a_free_line_is_held_to_its_value_until_it_was_seen_to_change() -> None:
     assert repeated.read(FREE % (b"two", b"2", b"v")) is None
 
 
+def test_what_is_known_of_free_lines_is_bounded_by_one_head() -> None:
+    repeated = RepeatedRequest()
+    for number in range(2_000):  # other spellings of one name, each with two values
+        name = "".join(c.upper() if number >> at & 1 else c for at, c in enumerate("equest-id"))
+        for value in (b"1", b"2"):
+            raw = (HEAD % b"2").replace(b"X-Last: 1", b"X-R%b: %b" % (name.encode(), value))
+            repeated._misses = 0
+            repeated.remember(raw, parse_request(raw[:-2], authority=b"up", max_headers=100), 65_536)
+    assert len(repeated._changing) <= 1
+    assert len(repeated._values) <= 1
+
+
 def test_free_values_cannot_carry_a_head_past_its_limit() -> None:
     raw = FREE % (b"one", b"2", b"three")
     assert remembering_two(FREE, max_bytes=len(raw) + 300).read(raw) is None

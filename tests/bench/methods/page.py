@@ -31,20 +31,10 @@ def page(told: Mapping[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|",
         *(_row(name, one) for name, one in told["rows"].items()),
         "",
-        *_before_a_fix([name for name, one in told["rows"].items() if one.get("before_a_fix")]),
         *_study(told.get("calibration_study", {})),
         *_wrong_scales(told.get("scales_study", {})),
     ]
     return "\n".join(lines).rstrip("\n") + "\n"
-
-
-def _before_a_fix(names: Sequence[str]) -> list[str]:
-    """Which rows are older than the code; doing them again takes their mark away."""
-    if not names:
-        return []
-    rows = ", ".join(f"`{name}`" for name in names)
-    again = f"python -m tests.bench.methods --again --recipes {' '.join(names)}"
-    return [f"Made before a fix of the worker, and to be measured again (`{again}`): {rows}.", ""]
 
 
 def _row(name: str, one: Mapping[str, Any]) -> str:

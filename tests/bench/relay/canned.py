@@ -12,6 +12,7 @@ import itertools
 import re
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import cast
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)", re.IGNORECASE)
@@ -123,6 +124,13 @@ class Canned:
             loop.call_at(due_s + pace_ms / 1000, self._step, pace_ms)
         else:
             del self._beats[pace_ms]
+
+
+async def listening(stack: AsyncExitStack, engine: Canned) -> int:
+    """The port of an engine that serves until the stack is closed."""
+    server, port = await engine.listen()
+    stack.callback(server.close)
+    return port
 
 
 class _Connection(asyncio.Protocol):

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.relay import proxies
-from tests.bench.relay.canned import Canned, asked_tokens, json_reply
+from tests.bench.relay.canned import Canned, asked_tokens, json_reply, listening
 from tests.bench.relay.load import Seen, open_loop, requests
 from tests.bench.relay.peers import LOAD_CORE, PROXY_CORE, drained_feed, pin, started
 from tests.bench.relay.proxies import Proxy, settled
@@ -50,8 +50,7 @@ async def run(rounds: int, seed: int = 19, seconds: float = ROUND_S) -> dict[str
     pin(LOAD_CORE)
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        server, candidate = await Answering().listen()
-        stack.callback(server.close)
+        candidate = await listening(stack, Answering())
         up = [Proxy("direct", candidate)]
         for name, rate in (("relay, nothing mirrored", 0.0), ("relay, all mirrored", 1.0)):
             up.append(

@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 
 from tests.bench.relay import proxies
-from tests.bench.relay.canned import Canned
+from tests.bench.relay.canned import Canned, listening
 from tests.bench.relay.peers import LOAD_CORE, PROXY_CORE, pin, started
 from tests.bench.relay.proxies import Proxy
 from tests.bench.relay.scenarios import Figures, Scenario, measured, spread
@@ -54,10 +54,8 @@ async def run(rounds: int, seed: int = 11) -> dict[str, Any]:
     pin(LOAD_CORE)
     with tempfile.TemporaryDirectory() as name:
         async with AsyncExitStack() as stack:
-            server, candidate = await Canned().listen()
-            stack.callback(server.close)
-            answering, reference = await Canned().listen()
-            stack.callback(answering.close)
+            candidate = await listening(stack, Canned())
+            reference = await listening(stack, Canned())
             stalled, stalls = await _stalled()
             stack.callback(stalled.close)
             direct, up = Proxy("direct", candidate), {}

@@ -20,7 +20,7 @@ from typing import Any
 from proxy.feed import UnixFeedReceiver, max_frame_bytes
 from proxy.settings import FeedSettings
 from tests.bench.relay import proxies
-from tests.bench.relay.canned import Canned
+from tests.bench.relay.canned import Canned, listening
 from tests.bench.relay.proxies import Proxy
 from tests.bench.relay.scenarios import SCENARIOS, Figures, Scenario, measured, spread
 
@@ -43,8 +43,7 @@ async def run(rounds: int, arms: tuple[str, ...], scenarios: tuple[str, ...], se
     chosen = [one for one in SCENARIOS if not scenarios or one.name in scenarios]
     with tempfile.TemporaryDirectory() as name:
         async with AsyncExitStack() as stack:
-            server, port = await Canned().listen()
-            stack.callback(server.close)
+            port = await listening(stack, Canned())
             stack.callback(sleepless().set)
             up = [Proxy("direct", port)]
             for arm in arms:

@@ -23,7 +23,7 @@ from typing import Any
 import httpx
 
 from tests.bench.relay import proxies
-from tests.bench.relay.canned import Canned
+from tests.bench.relay.canned import Canned, listening
 from tests.bench.relay.load import Seen, closed_loop, requests
 from tests.bench.relay.mirror import placed
 from tests.bench.relay.peers import LOAD_CORE, PROXY_CORE, pin, sleepless, started
@@ -64,10 +64,8 @@ async def run(rounds: int, seed: int = 13, numbers: Sequence[int] = NUMBERS, tot
     pin(LOAD_CORE)
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        server, candidate = await Canned().listen()
-        stack.callback(server.close)
-        answering, reference = await Canned().listen()
-        stack.callback(answering.close)
+        candidate = await listening(stack, Canned())
+        reference = await listening(stack, Canned())
         apart = await _alone(stack, max(numbers), candidate, reference, folder)
         arms = [await _up(stack, number, candidate, reference, folder) for number in numbers]
         idle = [await _idle_ms(arm) for arm in arms]
