@@ -204,7 +204,7 @@ def table(measured: Mapping[str, Any]) -> str:
     lines += [
         "",
         f"Of {compared:,} scores that both modes have, {apart} differ (of KL, by more than {1e3 * APART_NATS:g} "
-        f"thousandth of a nat; the largest gap is {1e3 * kl:.2g}: the reference's prefill and decode round differently).",
+        f"thousandth of a nat; the largest gap is {1e3 * kl:.2g}: the reference's prefill and decode round apart).",
     ]
     return "\n".join(lines)
 
