@@ -1,12 +1,11 @@
-"""RSS of relay and monitor over 20,000 mirrored requests with a stalled reference.
+"""RSS of relay and monitor over 80,000 mirrored requests with a stalled reference.
 
-    python -m tests.bench.rss_stalled_reference [--out docs/bench/rss_stalled_reference.json] [--requests 20000]
+    python -m tests.bench.rss_stalled_reference [--out docs/bench/rss_stalled_reference.json] [--requests 80000]
 
 Two runs. `low bounds`: calls time out after 1 s and places are remembered for 3 s, so a steady state is reached at
 once, and both processes must stay flat. `defaults`: calls time out after 120 s, and the rows of later requests wait
-behind the stalled ones, since rows leave in sampling order. That is bounded by 65,536 open places and by
-mirror.late_after_s (300 s), which 20,000 requests at this pace do not reach: the run bounds what one request may cost
-until then.
+behind the stalled ones, since rows leave in sampling order. That is bounded by mirror.late_after_s (300 s) and by 65,536
+open places, which this run reaches: it bounds what one request may cost until then.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0 when everything that must be flat or bounded was, else 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/bench/rss_stalled_reference.json"))
-    parser.add_argument("--requests", type=int, default=20_000)
+    parser.add_argument("--requests", type=int, default=80_000)
     given = parser.parse_args(arguments)
     low = run("low bounds", given.requests, LOW_BOUNDS)
     default = run("defaults", given.requests, "")

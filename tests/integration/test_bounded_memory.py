@@ -1,7 +1,7 @@
 """Relay and monitor hold a bounded amount while the reference is stalled, however many requests are mirrored to it.
 
 The bounds are set low, so that they are reached within the first half of the run: queues, time-outs, and how long a
-place in the sampling order is remembered. `tests/bench/rss_stalled_reference.py` does 20,000 requests, with these
+place in the sampling order is remembered. `tests/bench/rss_stalled_reference.py` does 80,000 requests, with these
 bounds and with the default ones.
 """
 
