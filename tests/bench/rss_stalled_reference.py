@@ -4,8 +4,8 @@
 
 Two runs. `low bounds`: calls time out after 1 s and places are remembered for 3 s, so a steady state is reached at
 once, and both processes must stay flat. `defaults`: calls time out after 120 s, and the rows of later requests wait
-behind the stalled ones, since rows leave in sampling order. That is bounded by mirror.late_after_s (300 s) and by 65,536
-open places, which this run reaches: it bounds what one request may cost until then.
+behind the stalled ones, since rows leave in sampling order. That is bounded by mirror.late_after_s (300 s) and by
+65,536 open places, which this run reaches: it bounds what one request may cost until then.
 """
 
 from __future__ import annotations
